@@ -1,0 +1,87 @@
+"""Scoring an upscaler on a folder of pictures: the literature's protocol, the only one the project uses.
+
+Knows nothing of how pictures are upscaled: it is handed a function.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from models.evaluation.metrics import luma, psnr, shave, ssim
+from models.resize import UInt8Image, crop_to_multiple, downscale
+
+Upscale = Callable[[UInt8Image], UInt8Image]
+"""[H, W, 3] uint8 RGB -> [scale * H, scale * W, 3] uint8 RGB."""
+
+SUFFIXES = {".png", ".bmp", ".webp", ".jpg", ".jpeg"}
+
+
+class EvaluationDataError(ValueError):
+    """The pictures to evaluate on are missing or do not fit together; the message names the file."""
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    image: str
+    psnr_y: float  # dB
+    ssim_y: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one upscaler on one folder, with the averages that papers print."""
+
+    scores: tuple[ImageScore, ...]
+
+    @property
+    def psnr_y(self) -> float:
+        return float(np.mean([score.psnr_y for score in self.scores]))
+
+    @property
+    def ssim_y(self) -> float:
+        return float(np.mean([score.ssim_y for score in self.scores]))
+
+
+def evaluate(upscale: Upscale, scale: int, high_folder: Path, low_folder: Path | None = None) -> Evaluation:
+    """Scores `upscale` on every picture of `high_folder`.
+
+    High-resolution pictures are cropped to a multiple of `scale`. Low-resolution ones are read from `low_folder` under the same
+    name, or made by `models.resize`. Luma, `scale` pixels of border cropped, averaged over pictures.
+
+    Raises:
+        EvaluationDataError: no picture there, or a low-resolution one is missing or of the wrong size.
+    """
+    if not high_folder.is_dir():
+        raise EvaluationDataError(f"{high_folder} is not a folder of pictures")
+    paths = sorted(path for path in high_folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise EvaluationDataError(f"{high_folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
+    return Evaluation(tuple(_score(upscale, scale, path, low_folder) for path in paths))
+
+
+def _score(upscale: Upscale, scale: int, path: Path, low_folder: Path | None) -> ImageScore:
+    high = crop_to_multiple(read_rgb(path), scale)
+    low = downscale(high, scale) if low_folder is None else _read_low(low_folder / path.name, high, scale)
+    ours, truth = (shave(luma(image), scale) for image in (upscale(low), high))
+    return ImageScore(path.name, psnr(ours, truth), ssim(ours, truth))
+
+
+def _read_low(path: Path, high: UInt8Image, scale: int) -> UInt8Image:
+    if not path.exists():
+        raise EvaluationDataError(f"{path} is missing; the low-resolution folder needs a file of each high-resolution name")
+    low = read_rgb(path)
+    if low.shape[0] * scale != high.shape[0] or low.shape[1] * scale != high.shape[1]:
+        raise EvaluationDataError(
+            f"{path} is {low.shape[1]}x{low.shape[0]}; its high-resolution picture at x{scale} needs "
+            f"{high.shape[1] // scale}x{high.shape[0] // scale}"
+        )
+    return low
+
+
+def read_rgb(path: Path) -> UInt8Image:
+    """The picture at `path` as [H, W, 3] uint8 RGB; grey ones are spread over three channels."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

@@ -1,0 +1,123 @@
+"""Every architecture and every model that has a name: explicit, ordered lists. Reading them needs no torch.
+
+An architecture is something to train; a model is an architecture with a checkpoint, exported and ready to run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Form = Literal["rgb", "yuv420"]
+"""What a graph takes and gives: packed RGB pictures, or planar YUV 4:2:0 frames. See `models.video_io`."""
+
+HERE = Path(__file__).parent
+
+
+class UnknownModelError(LookupError):
+    """No model or architecture of that name and scale; the message lists what there is."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network that can be built and trained."""
+
+    name: str
+    scales: tuple[int, ...]
+    build: Callable[[int], nn.Module]  # scale -> network with fresh weights
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with a checkpoint, exported to ONNX; all files lie in this package."""
+
+    name: str
+    scale: int
+    architecture: str
+    summary: str
+
+    @property
+    def title(self) -> str:
+        """The stem of every file of this model: NAME-xS."""
+        return f"{self.name}-x{self.scale}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return HERE / "checkpoints" / f"{self.title}.safetensors"
+
+    def onnx(self, form: Form, precision: str = "fp32") -> Path:
+        return HERE / "onnx" / f"{self.title}-{form}-{precision}.onnx"
+
+    @property
+    def reference_onnx(self) -> Path:
+        """The network as published, not folded, RGB: what folded graphs are compared with."""
+        return HERE / "onnx" / f"{self.title}-rgb-fp32-unfolded.onnx"
+
+    def card(self) -> dict[str, Any]:
+        """The model card: parameters, how it was trained, and its figures (`figures`: set -> metric -> value)."""
+        card: dict[str, Any] = json.loads((HERE / "checkpoints" / f"{self.title}.json").read_text())
+        return card
+
+
+def _xlsr(scale: int) -> nn.Module:
+    from models.xlsr import XLSR, XLSRConfig
+
+    return XLSR(XLSRConfig(scale=scale))
+
+
+def _swift_srgan(scale: int) -> nn.Module:
+    from models.swift_srgan import SwiftSRGAN, SwiftSRGANConfig
+
+    return SwiftSRGAN(SwiftSRGANConfig(scale=scale))
+
+
+def _bicubic(scale: int) -> nn.Module:
+    from models.bicubic import Bicubic, BicubicConfig
+
+    return Bicubic(BicubicConfig(scale=scale))
+
+
+ARCHITECTURES = (
+    Architecture("xlsr", (2, 3, 4), _xlsr),
+    Architecture("swift-srgan", (2, 4), _swift_srgan),
+    Architecture("bicubic", (2, 3, 4), _bicubic),
+)
+
+MODELS = (  # of one scale, best PSNR first: the order in which `auto` considers them
+    Model("xlsr", 4, "xlsr", "a trained network of 28 thousand parameters; the default"),
+    Model("bicubic", 4, "bicubic", "plain interpolation, the baseline"),
+    Model("bicubic", 3, "bicubic", "plain interpolation, the baseline"),
+    Model("bicubic", 2, "bicubic", "plain interpolation, the baseline"),
+)
+
+
+def build_network(name: str, scale: int) -> nn.Module:
+    """A network of the architecture `name` with fresh weights, for training or to load a checkpoint into.
+
+    Raises:
+        UnknownModelError: no such architecture, or not at this scale.
+    """
+    for architecture in ARCHITECTURES:
+        if architecture.name == name and scale in architecture.scales:
+            return architecture.build(scale)
+    known = ", ".join(f"{a.name} (x{', x'.join(map(str, a.scales))})" for a in ARCHITECTURES)
+    raise UnknownModelError(f"there is no architecture {name} at x{scale}; there are {known}")
+
+
+def find_model(name: str, scale: int) -> Model:
+    """The model called `name` at `scale`.
+
+    Raises:
+        UnknownModelError: no such model, or not at this scale.
+    """
+    for model in MODELS:
+        if (model.name, model.scale) == (name, scale):
+            return model
+    known = ", ".join(f"{m.name} (x{m.scale})" for m in MODELS)
+    raise UnknownModelError(f"there is no model {name} at x{scale}; there are {known}")

@@ -1,0 +1,1 @@
+"""Training: data in memory, a resumable loop, one TOML file for each network."""

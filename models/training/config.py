@@ -1,0 +1,94 @@
+"""What a training run is told: one TOML file, checked key by key."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+
+class ConfigError(ValueError):
+    """A training configuration is wrong; the message names file, key and what is allowed."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    name: str  # architecture, as in the registry
+    scale: int
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    images: str  # folder below the data directory
+    validation_every: int  # each n-th image is held out
+    crop: int  # low-resolution pixels
+    rescale: list[float]
+    intensity: list[float]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    steps: int
+    batch: int  # crops a step
+    seed: int
+    learning_rate: float
+    warmup_steps: int
+    final_learning_rate: float
+    charbonnier_epsilon: float  # in units of full intensity (0..1)
+    clip_penalty: float
+    gradient_norm: float
+    ema_decay: float  # weight of the past in the averaged network, a step
+    validate_steps: int
+    checkpoint_seconds: float
+    bfloat16: bool
+    compile: bool
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that a training run is told. A run is repeated exactly by the same file, data and number of threads."""
+
+    network: NetworkConfig
+    data: DataConfig
+    training: TrainingConfig
+
+
+Section = TypeVar("Section")
+
+
+def load_config(path: Path) -> RunConfig:
+    """Reads the TOML file at `path`.
+
+    Raises:
+        ConfigError: the file is no TOML, or a key is missing, unknown or of the wrong type.
+    """
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from error
+    types = get_type_hints(RunConfig)
+    _check_keys(path, "", tables, set(types))
+    return RunConfig(**{name: _section(path, name, types[name], tables[name]) for name in types})
+
+
+def _section(path: Path, name: str, kind: type[Section], table: dict[str, Any]) -> Section:
+    types = get_type_hints(kind)
+    _check_keys(path, f"{name}.", table, set(types))
+    return kind(**{key: _value(path, f"{name}.{key}", expected, table[key]) for key, expected in types.items()})
+
+
+def _value(path: Path, key: str, expected: type, value: Any) -> Any:
+    if expected is float and type(value) is int:
+        return float(value)
+    origin = getattr(expected, "__origin__", expected)
+    if type(value) is not origin:
+        raise ConfigError(f"{path}: {key} = {value!r} is of the wrong type; it takes {expected}")
+    return value
+
+
+def _check_keys(path: Path, prefix: str, table: dict[str, Any], known: set[str]) -> None:
+    for problem, keys in (("unknown", table.keys() - known), ("missing", known - table.keys())):
+        if keys:
+            names = ", ".join(prefix + key for key in sorted(keys))
+            raise ConfigError(f"{path}: {problem} key {names}; known are {', '.join(sorted(known))}")
+
+
