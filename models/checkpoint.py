@@ -6,8 +6,10 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from models.errors import FourfoldError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(FourfoldError):
     """A checkpoint does not fit its network; the message names the file and the tensors."""
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.bicubic import Bicubic
 from models.colour import Colour
+from models.errors import FourfoldError
 from models.fold import FoldedXLSR, fold_batch_norm
 from models.registry import Form
 from models.swift_srgan import SwiftSRGAN
@@ -30,7 +31,7 @@ PHASES = ("phases",)  # subpixels, shuffled by whoever runs the graph
 OUTPUTS: dict[Form, tuple[str, ...]] = {"rgb": ("rgb_out",), "yuv420": ("y_out", "u_out", "v_out")}
 
 
-class ExportError(RuntimeError):
+class ExportError(FourfoldError):
     """The exported graph does not compute what PyTorch computes."""
 
 

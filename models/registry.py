@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from models.errors import FourfoldError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -20,7 +22,7 @@ Form = Literal["rgb", "yuv420"]
 HERE = Path(__file__).parent
 
 
-class UnknownModelError(LookupError):
+class UnknownModelError(FourfoldError):
     """No model or architecture of that name and scale; the message lists what there is."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from models.errors import FourfoldError
 from models.evaluation.metrics import luma, psnr, shave, ssim
 from models.resize import UInt8Image, crop_to_multiple, downscale
 
@@ -19,7 +20,7 @@ Upscale = Callable[[UInt8Image], UInt8Image]
 SUFFIXES = {".png", ".bmp", ".webp", ".jpg", ".jpeg"}
 
 
-class EvaluationDataError(ValueError):
+class EvaluationDataError(FourfoldError):
     """The pictures to evaluate on are missing or do not fit together; the message names the file."""
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from models.errors import FourfoldError
 
-class ConfigError(ValueError):
+
+class ConfigError(FourfoldError):
     """A training configuration is wrong; the message names file, key and what is allowed."""
 
 

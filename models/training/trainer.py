@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.checkpoint import save_checkpoint
+from models.errors import FourfoldError
 from models.evaluation.metrics import psnr_y
 from models.registry import build_network
 from models.training.config import RunConfig
@@ -31,7 +32,7 @@ from models.training.data import TrainingData
 log = logging.getLogger(__name__)
 
 
-class ResumeError(RuntimeError):
+class ResumeError(FourfoldError):
     """The state in the run's folder belongs to another run."""
 
 
