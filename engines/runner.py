@@ -21,6 +21,10 @@ Planes = tuple[Plane, ...]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
+INPUTS: dict[Form, tuple[str, ...]] = {"rgb": ("rgb",), "yuv420": ("y", "u", "v")}
+"""The names of a graph's image inputs, in the order of `Planes`."""
+
+
 class EngineError(FourfoldError):
     """Something in or around an engine failed."""
 

@@ -10,6 +10,21 @@ import numpy.typing as npt
 from engines.runner import Plane, Planes
 
 
+def deliver(results: list[npt.NDArray[np.uint8]], outputs: Planes, scale: int) -> None:
+    """Copies what a graph gave for one frame into the caller's planes: phases are shuffled, whole planes copied.
+
+    Args:
+        results: [1, H, W, C] phases, or one array of a single picture for each plane.
+        outputs: the planes to fill.
+        scale: output pixels for one input pixel, in each direction.
+    """
+    if len(results) == 1 and results[0].shape[1:3] != outputs[0].shape[:2]:
+        shuffle(results[0][0], outputs, scale)
+        return
+    for result, plane in zip(results, outputs, strict=True):
+        np.copyto(plane, result.reshape(plane.shape))
+
+
 def shuffle(phases: npt.NDArray[np.uint8], outputs: Planes, scale: int) -> None:
     """Spreads phases over the planes of a frame.
 

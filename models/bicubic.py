@@ -19,7 +19,10 @@ class BicubicConfig:
 
 
 class Bicubic(nn.Module):
-    """Polyphase bicubic upsampling (a = -0.5, replicated edges), equal to `models.resize.upscale` up to its two roundings."""
+    """Polyphase bicubic upsampling (a = -0.5, replicated edges).
+
+    Equal to `models.resize.upscale` but for the rounding and the clip that stand between its two passes.
+    """
 
     kernel: Tensor
 

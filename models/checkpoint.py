@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from models.errors import FourfoldError
 
@@ -24,10 +25,39 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
     """Fills `network` with the weights at `path`: every tensor, none left over, all of the right shape.
 
     Raises:
-        CheckpointError: the file is no safetensors file or belongs to another network.
+        CheckpointError: the file is missing, is no safetensors file, or belongs to another network.
     """
-    tensors = load_file(path)
     try:
-        network.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}") from error
+    if misfits := _misfits(network.state_dict(), tensors):
+        raise CheckpointError(f"{path} does not fit {type(network).__name__}: {misfits}")
+    network.load_state_dict(tensors, strict=True)
+
+
+def _misfits(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
+    """What keeps the tensors `found` from being those `expected`, by name; empty if nothing does."""
+    wrong = [
+        f"{name} {list(found[name].shape)} instead of {list(expected[name].shape)}"
+        for name in expected
+        if name in found and found[name].shape != expected[name].shape
+    ]
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    kinds = {"missing": missing, "left over": sorted(extra), "of another shape": wrong}
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
+
+
+def read_header(path: Path) -> tuple[str, int]:
+    """Architecture and scale that a checkpoint of ours was trained for.
+
+    Raises:
+        CheckpointError: the file is no safetensors file, or was not written by `save_checkpoint` in a training run.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+        return header["network"], int(header["scale"])
+    except (SafetensorError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint written by fourfold train ({error})") from error

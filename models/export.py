@@ -98,7 +98,8 @@ def example(form: Form, height: int, width: int) -> tuple[Tensor, ...]:
 
 def _export(graph: nn.Module, form: Form, outputs: tuple[str, ...], path: Path) -> None:
     sides = (1, 2) if form == "rgb" else (2, 3)
-    images = dict.fromkeys(INPUTS[form][:3], {axis: torch.export.Dim.DYNAMIC for axis in (0, *sides)})
+    axes = dict.fromkeys((0, *sides), torch.export.Dim.DYNAMIC)
+    images = dict.fromkeys(INPUTS[form][:3], axes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)

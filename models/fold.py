@@ -4,6 +4,7 @@ Knows nothing of how the result is exported or run. Each re-writing gives the sa
 """
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class FoldedXLSR(nn.Module):
         width = network.config.width
         merge = _matrix(network.merge)
         from_features, from_skip = merge[:, :width], merge[:, width:]
-        bias = network.merge.bias + from_features @ gblocks[-1].mix.bias + from_skip @ network.skip.bias
+        bias = _bias(network.merge) + from_features @ _bias(gblocks[-1].mix) + from_skip @ _bias(network.skip)
         self.merge_features = _conv((from_features @ mix)[:, :, None, None], None)
         self.merge_input = _conv(torch.einsum("os,sikl->oikl", from_skip, network.skip.weight), bias)
         self.tail = copy.deepcopy(network.tail)
@@ -50,11 +51,11 @@ class FoldedXLSR(nn.Module):
 
 
 def fold_batch_norm(network: SwiftSRGAN) -> SwiftSRGAN:
-    """A copy of `network` whose batch normalisations (running statistics) have moved into the pointwise convolutions before them."""
+    """A copy of `network` whose batch normalisations (running statistics) are part of the pointwise convolutions before."""
     folded = copy.deepcopy(network).eval()
     for parent in list(folded.modules()):
         children = list(parent.named_children())
-        for (_, convolution), (name, norm) in zip(children, children[1:], strict=False):
+        for (_, convolution), (name, norm) in pairwise(children):
             if isinstance(convolution, Separable) and isinstance(norm, nn.BatchNorm2d):
                 _absorb(convolution, norm)
                 setattr(parent, name, nn.Identity())
@@ -74,6 +75,11 @@ def _absorb(convolution: Separable, norm: nn.BatchNorm2d) -> None:
 def _matrix(conv: nn.Conv2d) -> Tensor:
     """The [out, in] matrix of a 1x1 convolution."""
     return conv.weight[:, :, 0, 0]
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
 
 
 def _dense(conv: nn.Conv2d) -> Tensor:

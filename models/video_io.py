@@ -102,9 +102,7 @@ class YuvGraph(nn.Module):
         super().__init__()
         self.network, self.to_rgb, self.to_yuv = network, YuvToRgb(), RgbToYuv()
 
-    def forward(
-        self, y: Tensor, u: Tensor, v: Tensor, yuv_to_rgb: Tensor, rgb_to_yuv: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, y: Tensor, u: Tensor, v: Tensor, yuv_to_rgb: Tensor, rgb_to_yuv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         planes: tuple[Tensor, Tensor, Tensor] = self.to_yuv(self.network(self.to_rgb(y, u, v, yuv_to_rgb)), rgb_to_yuv)
         return planes
 
@@ -139,4 +137,3 @@ def _from_uint8(rgb: Tensor) -> Tensor:
 
 def _to_uint8(codes: Tensor) -> Tensor:
     return codes.round().clamp(0, 255).to(torch.uint8)
-

@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from models.errors import FourfoldError
 
@@ -61,10 +61,12 @@ def load_config(path: Path) -> RunConfig:
     """Reads the TOML file at `path`.
 
     Raises:
-        ConfigError: the file is no TOML, or a key is missing, unknown or of the wrong type.
+        ConfigError: the file is missing or no TOML, or a key is missing, unknown or of the wrong type.
     """
     try:
         tables = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
     types = get_type_hints(RunConfig)
@@ -72,18 +74,23 @@ def load_config(path: Path) -> RunConfig:
     return RunConfig(**{name: _section(path, name, types[name], tables[name]) for name in types})
 
 
-def _section(path: Path, name: str, kind: type[Section], table: dict[str, Any]) -> Section:
+def _section(path: Path, name: str, kind: type[Section], table: Any) -> Section:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: {name} = {table!r} is of the wrong type; it takes a table, [{name}]")
     types = get_type_hints(kind)
     _check_keys(path, f"{name}.", table, set(types))
     return kind(**{key: _value(path, f"{name}.{key}", expected, table[key]) for key, expected in types.items()})
 
 
-def _value(path: Path, key: str, expected: type, value: Any) -> Any:
+def _value(path: Path, key: str, expected: Any, value: Any) -> Any:
+    if get_origin(expected) is list and isinstance(value, list):
+        (item,) = get_args(expected)
+        return [_value(path, f"{key}[{index}]", item, entry) for index, entry in enumerate(value)]
     if expected is float and type(value) is int:
         return float(value)
-    origin = getattr(expected, "__origin__", expected)
-    if type(value) is not origin:
-        raise ConfigError(f"{path}: {key} = {value!r} is of the wrong type; it takes {expected}")
+    if type(value) is not expected:
+        takes = expected.__name__ if isinstance(expected, type) and not get_args(expected) else expected
+        raise ConfigError(f"{path}: {key} = {value!r} is of the wrong type; it takes {takes}")
     return value
 
 
@@ -92,5 +99,3 @@ def _check_keys(path: Path, prefix: str, table: dict[str, Any], known: set[str])
         if keys:
             names = ", ".join(prefix + key for key in sorted(keys))
             raise ConfigError(f"{path}: {problem} key {names}; known are {', '.join(sorted(known))}")
-
-

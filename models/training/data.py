@@ -87,12 +87,13 @@ def _rescaled(image: UInt8Image, factor: float) -> UInt8Image:
 
 
 def _load_images(folder: Path, smallest: int) -> list[UInt8Image]:
-    """All pictures below `folder`, sorted by name; broken ones and ones under `smallest` pixels a side are counted and left out."""
+    """All pictures below `folder` by name, but for broken ones and ones under `smallest` pixels a side: those are counted."""
     images: list[UInt8Image] = []
     skipped: list[str] = []
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".png", ".webp"}):
         try:
-            image = np.asarray(Image.open(path).convert("RGB"))
+            with Image.open(path) as file:
+                image = np.asarray(file.convert("RGB"))
         except (UnidentifiedImageError, OSError) as error:
             skipped.append(f"{path.name} ({error})")
             continue

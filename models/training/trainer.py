@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from models.evaluation.metrics import psnr_y
 from models.registry import build_network
 from models.training.config import RunConfig
 from models.training.data import TrainingData
+from models.video_io import SubpixelNetwork
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class ResumeError(FourfoldError):
 
 
 class Trainer:
-    """One run in one folder: `state.pt` to resume from, `best.safetensors` (averaged network, best on validation), `log.csv`."""
+    """One run in one folder: `state.pt` to resume from, `best.safetensors` (average, best on validation), `log.csv`."""
 
     def __init__(self, config: RunConfig, data: TrainingData, folder: Path) -> None:
         """Prepares a run, or the rest of one if `folder` holds its state.
@@ -86,7 +87,8 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient_norm)
         self.optimizer.step()
         with torch.no_grad():
-            averaged, current = list(self.average.parameters()), list(self.network.parameters())
+            averaged: list[Tensor] = list(self.average.parameters())
+            current: list[Tensor] = list(self.network.parameters())
             torch._foreach_lerp_(averaged, current, 1 - settings.ema_decay)
         self.step += 1
         return loss.detach()
@@ -95,7 +97,7 @@ class Trainer:
         """Charbonnier loss on the clipped picture, plus what the clip cut off (which alone has a gradient there)."""
         settings = self.config.training
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            subpixels = self.network.subpixels(low)
+            subpixels = cast(SubpixelNetwork, self.network).subpixels(low)
         subpixels = subpixels.float()
         clipped = subpixels.clamp(0, 1)
         charbonnier = ((clipped - target) ** 2 + settings.charbonnier_epsilon**2).sqrt().mean()
@@ -104,7 +106,13 @@ class Trainer:
     def _validate(self, loss: float) -> None:
         scale = self.config.network.scale
         psnr = float(np.mean([psnr_y(upscale(self.average, p.low), p.high, scale) for p in self.data.validation]))
-        row = {"step": self.step, "loss": loss, "learning_rate": learning_rate(self.config, self.step), "psnr_y": psnr, "seconds": self.seconds}
+        row = {
+            "step": self.step,
+            "loss": loss,
+            "learning_rate": learning_rate(self.config, self.step),
+            "psnr_y": psnr,
+            "seconds": self.seconds,
+        }
         log.info("step %(step)d  loss %(loss).5f  PSNR-Y %(psnr_y).3f dB  %(seconds).0f s", row)
         with (self.folder / "log.csv").open("a", newline="") as file:
             writer = csv.DictWriter(file, row.keys())
@@ -113,7 +121,13 @@ class Trainer:
             writer.writerow(row)
         if psnr > self.best:
             self.best = psnr
-            metadata = {"network": self.config.network.name, "scale": str(scale), "step": str(self.step), "config": json.dumps(asdict(self.config)), "validation_psnr_y": f"{psnr:.3f}"}
+            metadata = {
+                "network": self.config.network.name,
+                "scale": str(scale),
+                "step": str(self.step),
+                "config": json.dumps(asdict(self.config)),
+                "validation_psnr_y": f"{psnr:.3f}",
+            }
             save_checkpoint(self.average, self.folder / "best.safetensors", metadata)
 
     def _save(self) -> None:

@@ -1,0 +1,45 @@
+# Sets up Fourfold in .venv and runs what a user or a contributor runs: make demo, make test, make check, make bench.
+
+PYTHON ?= python3
+
+.PHONY: demo test system check bench clean
+
+demo: .venv/.base  ## upscales a sample and leaves the results in demo/
+	.venv/bin/fourfold demo demo
+
+test: .venv/.dev system
+	.venv/bin/python -m pytest
+
+check: .venv/.dev
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv/.base
+	.venv/bin/fourfold bench
+
+# Some tests judge written video by ffprobe; the service itself needs neither it nor a system-wide FFmpeg.
+system:
+	@if command -v ffprobe >/dev/null; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "ffprobe is missing and there is no apt-get here: install FFmpeg (it brings ffprobe), then try again" >&2; exit 1; \
+	fi; \
+	sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
+	$$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends ffmpeg
+
+clean:
+	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.base: pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --quiet -e .
+	touch $@
+
+# PyTorch first and at one version: figures and exported graphs are compared with it.
+.venv/.dev: pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --quiet torch==2.13.0
+	.venv/bin/python -m pip install --quiet -e '.[dev]'
+	touch $@

@@ -1,0 +1,128 @@
+"""OpenVINO: the CPU backend of the base install. BF16 on cores that multiply it natively (AMX, AVX-512 BF16), else FP32."""
+
+import io
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from engines.runner import INPUTS, BackendUnavailableError, EngineSpec, InferenceError, Planes, Precision, plane_shapes
+from engines.shuffle import deliver
+
+HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVINOBackend:
+    """Compiles graphs for this CPU; the colour coefficients become constants, so that their convolutions are prepared once."""
+
+    name = "openvino"
+
+    def version(self) -> str:
+        version: str = _openvino().__version__
+        return version
+
+    def device(self) -> str:
+        name: str = _core().get_property("CPU", "FULL_DEVICE_NAME")
+        return f"{name} {' '.join(_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))}"
+
+    def precisions(self) -> dict[Precision, str]:
+        if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            return {"bf16": "this CPU multiplies BF16 natively (AMX or AVX-512)", "fp32": "every CPU can"}
+        return {"fp32": "this CPU has no native BF16"}
+
+    def build(self, spec: EngineSpec) -> bytes:
+        model = _core().read_model(spec.onnx)
+        if spec.colour:
+            _freeze(model, {"yuv_to_rgb": spec.colour.yuv_to_rgb(), "rgb_to_yuv": spec.colour.rgb_to_yuv()})
+        model.reshape(_shapes(spec))
+        stream = io.BytesIO()
+        _core().compile_model(model, "CPU", _properties(spec)).export_model(stream)
+        return stream.getvalue()
+
+    def load(self, compiled: bytes, spec: EngineSpec) -> "OpenVINORunner":
+        return OpenVINORunner(_core().import_model(io.BytesIO(compiled), "CPU", _properties(spec)), spec)
+
+
+BACKEND = OpenVINOBackend()
+
+
+class OpenVINORunner:
+    """A compiled model with one infer request for each lane."""
+
+    def __init__(self, compiled: Any, spec: EngineSpec) -> None:
+        self.lanes = spec.lanes
+        self._spec = spec
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(spec.lanes):
+            self._requests.put(compiled.create_infer_request())
+
+    def infer(self, inputs: Planes, outputs: Planes) -> None:
+        """See `engines.runner.Runner.infer`."""
+        tensor = _openvino().Tensor
+        request = self._requests.get()
+        try:
+            for name, plane in zip(INPUTS[self._spec.form], inputs, strict=True):
+                lead = (None,) if self._spec.form == "rgb" else (None, None)
+                shaped = np.require(plane, requirements=["C", "W"])[lead]  # what a shared tensor insists on; free in a slot
+                request.set_tensor(name, tensor(shaped, shared_memory=True))
+            request.infer()
+            results = [request.get_output_tensor(i).data for i in range(len(request.model_outputs))]
+            deliver(results, outputs, self._spec.scale)
+        except RuntimeError as error:
+            raise InferenceError(f"OpenVINO could not compute a frame: {error}") from error
+        finally:
+            self._requests.put(request)
+
+    def close(self) -> None:
+        while not self._requests.empty():
+            self._requests.get()
+
+
+def _shapes(spec: EngineSpec) -> dict[str, list[int]]:
+    """The graph's input shapes: one frame, of the spec's size or of any (-1)."""
+    if spec.width is None or spec.height is None:
+        return {name: [1, -1, -1, 3] if name == "rgb" else [1, 1, -1, -1] for name in INPUTS[spec.form]}
+    shapes = plane_shapes(spec.form, spec.height, spec.width)
+    lead = [1] if spec.form == "rgb" else [1, 1]
+    return {name: [*lead, *shape] for name, shape in zip(INPUTS[spec.form], shapes, strict=True)}
+
+
+def _properties(spec: EngineSpec) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": HINTS[spec.precision],
+        "NUM_STREAMS": spec.lanes,
+        "INFERENCE_NUM_THREADS": spec.lanes * spec.threads,
+        "ENABLE_CPU_PINNING": False,  # decoder and encoder share these cores
+    }
+
+
+def _freeze(model: Any, constants: dict[str, Any]) -> None:
+    """Turns inputs of `model` into constants."""
+    constant: Callable[[Any], Any] = _openvino().opset13.constant
+    for parameter in model.get_parameters():
+        for name in constants.keys() & parameter.output(0).get_names():
+            parameter.output(0).replace(constant(constants[name]).output(0))
+            model.remove_parameter(parameter)
+    model.validate_nodes_and_infer_types()
+
+
+_loaded: dict[str, Any] = {}
+
+
+def _openvino() -> Any:
+    """The library, imported at first use: it takes longer to load than most commands take to run."""
+    if "openvino" not in _loaded:
+        try:
+            import openvino
+            import openvino.opset13
+        except ImportError as error:
+            raise BackendUnavailableError(f"OpenVINO cannot be loaded ({error}); pip install openvino") from error
+        _loaded["openvino"] = openvino
+    return _loaded["openvino"]
+
+
+def _core() -> Any:
+    if "core" not in _loaded:
+        _loaded["core"] = _openvino().Core()
+    return _loaded["core"]

@@ -1,0 +1,1 @@
+"""What users meet: the command line, the streams, the media files. Rests on `engines` and `models`."""

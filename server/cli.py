@@ -1,0 +1,315 @@
+"""`fourfold …`: the command line. Parses, calls, prints; everything else lives elsewhere and is imported when it is needed."""
+
+import json as jsonlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from models.errors import FourfoldError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+app = typer.Typer(
+    name="fourfold",
+    help="Real-time video upscaling: low-resolution frames in, four times larger ones out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+ModelName = Annotated[str, typer.Option("--model", help="A model's name, a .safetensors checkpoint, or auto.")]
+Scale = Annotated[int, typer.Option(min=2, max=4, help="Output pixels for one input pixel, in each direction.")]
+EngineName = Annotated[str, typer.Option("--engine", help="auto, openvino or onnxruntime.")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+
+
+@app.command()
+def video(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A video file.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="What to write: .mp4, .mkv, .mov or .flv.")],
+    model: ModelName = "auto",
+    scale: Scale = 4,
+    engine: EngineName = "auto",
+    precision: PrecisionName = "auto",
+    encoder: Annotated[
+        str, typer.Option(help="auto, libx264, libx265, libsvtav1, h264_nvenc, hevc_nvenc or av1_nvenc.")
+    ] = "auto",
+    crf: Annotated[int | None, typer.Option(min=0, max=63, help="Quality; lower is better and larger.")] = None,
+    preset: Annotated[str | None, typer.Option(help="The encoder's own speed preset.")] = None,
+    height: Annotated[int | None, typer.Option(min=2, help="Lines of the output; scaled down after the network.")] = None,
+    engine_process: Annotated[bool, typer.Option(help="Run the engine in a process of its own.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no notes.")] = False,
+    json: Json = False,
+) -> None:
+    """Upscale a video file; audio, subtitles, chapters, metadata, rotation and time stamps survive."""
+    from server.media.encode import EncoderSettings
+    from server.videos import VideoOptions, upscale_video
+
+    settings = EncoderSettings(encoder, crf, preset)
+    options = VideoOptions(model, scale, engine, precision, engine_process, height, settings)
+    with _Progress(quiet) as progress:
+        figures = upscale_video(source, target, options, progress.say, progress.on_frame)
+    if json:
+        _print_json(figures)
+    elif not quiet:
+        _say(f"{target}: {figures['frames_out']} frames in {figures['seconds']} s ({figures['fps']} frames/s)")
+
+
+@app.command()
+def image(
+    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="PNG, JPEG or WebP files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file for one picture, a folder for several.")],
+    model: ModelName = "auto",
+    scale: Scale = 4,
+    engine: EngineName = "auto",
+    precision: PrecisionName = "auto",
+    json: Json = False,
+) -> None:
+    """Upscale pictures; alpha is kept."""
+    from server.images import ImageUpscaler, plan_targets, upscale_images
+
+    pairs = plan_targets(sources, output)
+    with ImageUpscaler(model, scale, engine, precision) as upscaler:
+        results = upscale_images(upscaler, pairs, _say)
+    if json:
+        _print_json({"model": upscaler.graph.model, "engine": upscaler.choice.backend, "images": results})
+    else:
+        for result in results:
+            _say(f"{result['target']}: {result['output']['width']}x{result['output']['height']}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to put clip, result and picture.")] = Path("demo"),
+    json: Json = False,
+) -> None:
+    """Draw a clip, upscale it, and print where the result, a side-by-side picture and the figures are."""
+    from server.demo import run_demo
+
+    with _Progress(quiet=False) as progress:
+        figures = run_demo(folder, progress.say, progress.on_frame)
+    if json:
+        _print_json(figures)
+        return
+    for name in ("clip", "result", "side_by_side"):
+        print(f"{name.replace('_', ' '):13} {figures[name]}")
+    print(f"{'frames':13} {figures['frames_out']} at {figures['fps']} frames/s, {figures['model']} on {figures['engine']}")
+    stages = ", ".join(f"{stage} {times['p50']}" for stage, times in figures["stages_ms"].items())
+    print(f"{'ms a frame':13} {stages} (medians)")
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List the models: scale, parameters, PSNR-Y in dB, size."""
+    from models.registry import MODELS
+
+    rows = []
+    for model in MODELS:
+        card = model.card()
+        figures = {name: figure["psnr_y"] for name, figure in card["figures"].items()}
+        size = model.onnx("yuv420").stat().st_size
+        rows.append(
+            {"name": model.name, "scale": model.scale, "parameters": card["parameters"], "psnr_y": figures, "bytes": size}
+        )
+    if json:
+        _print_json({"models": rows})
+        return
+    _table(
+        ["model", "scale", "parameters", "Set5", "Set14", "BSD100", "kB"],
+        [[r["name"], f"x{r['scale']}", f"{r['parameters']:,}", *r["psnr_y"].values(), r["bytes"] // 1000] for r in rows],
+    )
+
+
+@app.command()
+def engines(json: Json = False) -> None:
+    """List the backends: which work here, with which precisions, and why the others don't."""
+    from engines.backends import BACKENDS, find_backend
+    from engines.build import choose
+    from engines.runner import BackendUnavailableError
+
+    rows: list[dict[str, Any]] = []
+    for name in BACKENDS:
+        try:
+            backend = find_backend(name)
+            version, precisions = backend.version(), backend.precisions()
+            rows.append({"engine": name, "works": True, "version": version, "precisions": precisions, "reason": None})
+        except BackendUnavailableError as error:
+            rows.append({"engine": name, "works": False, "version": None, "precisions": {}, "reason": str(error)})
+    auto = choose().reason
+    if json:
+        _print_json({"engines": rows, "auto": auto})
+        return
+    _table(
+        ["engine", "works", "precisions"],
+        [[r["engine"], r["reason"] or r["version"], ", ".join(r["precisions"])] for r in rows],
+    )
+    print(f"auto: {auto}")
+
+
+@app.command()
+def build(
+    model: Annotated[str, typer.Argument(help="A model's name, a .safetensors checkpoint, or auto.")],
+    size: Annotated[str, typer.Option(help="Input size, WIDTHxHEIGHT.")],
+    scale: Scale = 4,
+    engine: EngineName = "auto",
+    precision: PrecisionName = "auto",
+    matrix: Annotated[str, typer.Option(help="Colour matrix of the frames: bt601, bt709 or bt2020.")] = "bt709",
+    full_range: Annotated[bool, typer.Option(help="Frames of full instead of limited range.")] = False,
+    json: Json = False,
+) -> None:
+    """Compile an engine for video frames of one size into the cache."""
+    from engines.build import build as build_engine
+    from engines.build import choose, for_throughput
+    from engines.runner import EngineSpec
+    from models.colour import LUMA_WEIGHTS, Colour
+    from server.catalogue import cores, find_graph
+
+    width, _, height = size.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise typer.BadParameter(f"{size} is not WIDTHxHEIGHT", param_hint="--size")
+    known = next((name for name in LUMA_WEIGHTS if name == matrix), None)
+    if known is None:
+        raise typer.BadParameter(f"{matrix} is not one of {', '.join(LUMA_WEIGHTS)}", param_hint="--matrix")
+    graph, choice = find_graph(model, scale, "yuv420"), choose(engine, precision)
+    colour = Colour(known, "full" if full_range else "limited")
+    spec = EngineSpec(graph.onnx, graph.scale, "yuv420", int(width), int(height), colour, choice.precision)
+    built = build_engine(choice.backend, for_throughput(spec, cores()))
+    result = {"model": graph.model, "size": size, "engine": choice.backend, "precision": choice.precision, "built": built}
+    if json:
+        _print_json(result)
+    else:
+        _say(f"{graph.model} x{graph.scale} {size} on {choice.reason}: {'built' if built else 'was in the cache'}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="A model's name, a .safetensors checkpoint, or auto.")],
+    data: Annotated[Path, typer.Option(help="Folder of high-resolution pictures.")],
+    scale: Scale = 4,
+    lr: Annotated[Path | None, typer.Option(help="Folder of low-resolution ones; made by our own resize if not given.")] = None,
+    engine: EngineName = "auto",
+    precision: PrecisionName = "fp32",
+    json: Json = False,
+) -> None:
+    """Score a model: PSNR-Y and SSIM-Y by the literature's protocol."""
+    from models.evaluation.protocol import evaluate as evaluate_folder
+    from server.images import ImageUpscaler
+
+    with ImageUpscaler(model, scale, engine, precision) as upscaler:
+        result = evaluate_folder(upscaler.upscale, scale, data, lr)
+    if json:
+        per_image = [vars(score) for score in result.scores]
+        averages = {"psnr_y": result.psnr_y, "ssim_y": result.ssim_y, "squeeze_distance": None, "lpips": None}
+        about = {"model": upscaler.graph.model, "scale": scale, "data": str(data), "images": len(per_image)}
+        _print_json({**about, **averages, "per_image": per_image})
+    else:
+        print(f"{upscaler.graph.model} x{scale} on {data}: PSNR-Y {result.psnr_y:.3f} dB, SSIM-Y {result.ssim_y:.4f}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A training configuration, such as models/training/configs/xlsr-x4.toml.")],
+    data: Annotated[Path | None, typer.Option(help="Data directory; default FOURFOLD_DATA, else ../shared/data.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME. An unfinished run goes on.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Train a network; interrupt it at any time, the same command goes on."""
+    try:
+        from models.training.command import train as train_network
+    except ImportError as error:
+        raise FourfoldError(f"training needs PyTorch ({error}); pip install 'fourfold[train]'") from error
+    folder = data or Path(os.environ.get("FOURFOLD_DATA", "../shared/data"))
+    best = train_network(config, folder, run or Path("runs") / config.stem, threads)
+    _say(f"best validation PSNR-Y: {best:.3f} dB")
+
+
+@app.command()
+def bench(
+    frames: Annotated[int, typer.Option(min=8, help="Frames of each measurement.")] = 60,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, interleaved.")] = 5,
+    json: Json = False,
+) -> None:
+    """Time each stage alone and the whole, 270p to 1080p, beside a stock ONNX Runtime session on the unfolded network."""
+    from server.bench import render, run_bench
+
+    with _Progress(quiet=False) as progress:
+        figures = run_bench(frames, rounds, progress.say)
+    if json:
+        _print_json(figures)
+    else:
+        print(render(figures))
+
+
+class _Progress:
+    """A progress bar on stderr where that is a terminal, and a place to say things meanwhile."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> "_Progress":
+        if not self._quiet and sys.stderr.isatty():
+            from rich import progress as bars
+            from rich.console import Console
+
+            columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn("{task.fields[fps]:.1f} frames/s"))
+            self._bar = bars.Progress(*columns, bars.TimeRemainingColumn(), console=Console(stderr=True))
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, line: str) -> None:
+        if self._bar:
+            self._bar.console.print(line, markup=False, highlight=False)
+        elif not self._quiet:
+            _say(line)
+
+    def on_frame(self, done: int, total: int | None) -> None:
+        if not self._bar:
+            return
+        if self._task is None:
+            self._task = self._bar.add_task("", total=total, fps=0.0)
+        elapsed = self._bar.tasks[0].elapsed or 1e-9
+        self._bar.update(self._task, completed=done, fps=done / elapsed)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(jsonlib.dumps(value))
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None)
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)
+
+
+def main() -> None:
+    """The console script: turns errors meant for the user into one line and exit code 1."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through every `finally`: no partial output stays
+    try:
+        app()
+    except FourfoldError as error:
+        _say(f"fourfold: {' '.join(str(error).split())}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Training configurations are checked key by key."""
+
+from pathlib import Path
+
+import pytest
+
+from models.registry import HERE
+from models.training.config import ConfigError, load_config
+
+SHIPPED = sorted((HERE / "training" / "configs").glob("*.toml"))
+GOOD = (HERE / "training" / "configs" / "xlsr-x4.toml").read_text()
+
+
+def refused(tmp_path: Path, before: str, after: str) -> str:
+    """The message for the shipped configuration with one change."""
+    assert before in GOOD
+    path = tmp_path / "run.toml"
+    path.write_text(GOOD.replace(before, after, 1))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_configurations_load(path: Path) -> None:
+    config = load_config(path)
+    assert path.stem == f"{config.network.name}-x{config.network.scale}"
+
+
+def test_whole_numbers_are_floats_too(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(GOOD.replace("rescale = [1.0, 0.75, 0.5]", "rescale = [1, 0.5]"))
+    config = load_config(path)
+    assert config.training.checkpoint_seconds == 60.0 and isinstance(config.training.checkpoint_seconds, float)
+    assert config.data.rescale == [1.0, 0.5] and isinstance(config.data.rescale[0], float)
+
+
+def test_names_an_unknown_key(tmp_path: Path) -> None:
+    message = refused(tmp_path, "seed = 1", "seed = 1\nlearning_rat = 3e-3")
+    assert "unknown key training.learning_rat;" in message and "learning_rate" in message
+
+
+def test_names_an_unknown_section(tmp_path: Path) -> None:
+    assert "unknown key extra; known are data, network, training" in refused(tmp_path, "[network]", "[extra]\n[network]")
+
+
+def test_names_a_missing_key(tmp_path: Path) -> None:
+    assert "missing key data.crop;" in refused(tmp_path, "crop = 32", "")
+
+
+def test_names_a_missing_section(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(GOOD[: GOOD.index("[training]")])
+    with pytest.raises(ConfigError, match="missing key training"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ("batch = 16", 'batch = "16"', "training.batch = '16'"),
+        ("batch = 16", "batch = 16.0", "training.batch = 16.0"),
+        ("batch = 16", "batch = true", "training.batch = True"),
+        ("compile = true", "compile = 1", "training.compile = 1"),
+        ("learning_rate = 2.5e-3", "learning_rate = true", "training.learning_rate = True"),
+        ('name = "xlsr"', "name = 4", "network.name = 4"),
+        ("rescale = [1.0, 0.75, 0.5]", "rescale = 1.0", "data.rescale = 1.0"),
+        ("rescale = [1.0, 0.75, 0.5]", 'rescale = [1.0, "half"]', "data.rescale[1] = 'half'"),
+    ],
+)
+def test_names_a_value_of_the_wrong_type(tmp_path: Path, before: str, after: str, key: str) -> None:
+    assert f"{key} is of the wrong type; it takes" in refused(tmp_path, before, after)
+
+
+def test_names_a_section_that_is_a_value(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("network = 4\n" + GOOD[GOOD.index("[data]") :])
+    with pytest.raises(ConfigError, match=r"network = 4 is of the wrong type; it takes a table, \[network\]"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("content", [b"= broken", b"\xff\xfe"])
+def test_names_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"run\.toml is not a TOML file"):
+        load_config(path)
+
+
+def test_names_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read: No such file"):
+        load_config(tmp_path / "nowhere.toml")

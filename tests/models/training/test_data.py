@@ -1,0 +1,78 @@
+"""Training pictures: what is used, what is left out, what a batch is made of."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.resize import downscale
+from models.training.data import TrainingData
+from tests.support.frames import natural
+from tests.support.runs import TINY, draw_pictures
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return draw_pictures(tmp_path / "train")
+
+
+def test_splits_training_from_validation(pictures: Path) -> None:
+    data = TrainingData(pictures, TINY.data, 2)
+    assert len(data.validation) == 1
+    assert [pair.high.shape[:2] for pair in data.training] == [(36, 50), (18, 26), (64, 32), (32, 16)]
+    for pair in (*data.training, *data.validation):
+        np.testing.assert_array_equal(pair.low, downscale(pair.high, 2))
+
+
+def test_a_batch_depends_on_its_seed_alone(pictures: Path) -> None:
+    data, again = (TrainingData(pictures, TINY.data, 2) for _ in range(2))
+    data.batch(3, (1, 0))
+    low, high = data.batch(3, (1, 5))
+    low_again, high_again = again.batch(3, (1, 5))
+    np.testing.assert_array_equal(low, low_again)
+    np.testing.assert_array_equal(high, high_again)
+    assert not np.array_equal(low, data.batch(3, (1, 6))[0])
+    assert not np.array_equal(low, data.batch(3, (2, 5))[0])
+
+
+def test_a_batch_is_crops_in_nought_to_one(pictures: Path) -> None:
+    low, high = TrainingData(pictures, TINY.data, 2).batch(4, (1, 0))
+    assert low.shape == (4, 3, 8, 8) and high.shape == (4, 3, 16, 16)
+    assert low.dtype == high.dtype == np.float32
+    assert low.min() >= 0 and high.max() <= 1 and high.max() > 0.2
+
+
+def test_both_sides_of_a_crop_show_the_same(tmp_path: Path) -> None:
+    """A ramp's low-resolution crop is its high-resolution one averaged, whichever way it was turned or darkened."""
+    across, down = np.meshgrid(np.arange(64), np.arange(64))
+    Image.fromarray(np.stack([across * 4, down * 4, across + down], axis=-1).astype(np.uint8)).save(tmp_path / "1.png")
+    Image.fromarray(natural(64, 64)).save(tmp_path / "0.png")  # held out
+    low, high = TrainingData(tmp_path, replace(TINY.data, validation_every=2, rescale=[1.0]), 2).batch(32, (1, 0))
+    averaged = high.reshape(32, 3, 8, 2, 8, 2).mean(axis=(3, 5))
+    assert np.abs(low - averaged).max() < 0.02
+    assert len({tuple(np.sign(np.diff(crop[:2], axis=axis)).mean((1, 2))) for crop in low for axis in (1,)}) >= 4
+
+
+def test_broken_and_small_pictures_are_counted_and_left_out(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = (pictures / "1.png").read_bytes()
+    (pictures / "a-empty.png").write_bytes(b"")
+    (pictures / "b-text.webp").write_text("not a picture")
+    (pictures / "c-cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(natural(15, 90)).save(pictures / "d-small.png")
+    (pictures / "notes.txt").write_text("not meant to be one")
+    with caplog.at_level(logging.WARNING):
+        data = TrainingData(pictures, TINY.data, 2)
+    assert len(data.validation) == 1 and len(data.training) == 4
+    assert "4 pictures left out" in caplog.text
+    for name in ("a-empty.png", "b-text.webp", "c-cut.png", "d-small.png (smaller than 16 pixels)"):
+        assert name in caplog.text
+    assert "notes" not in caplog.text
+
+
+def test_a_folder_without_usable_pictures_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(natural(15, 15)).save(tmp_path / "small.png")
+    with pytest.raises(FileNotFoundError, match="holds no picture of 16 pixels a side"):
+        TrainingData(tmp_path, TINY.data, 2)
