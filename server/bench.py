@@ -24,7 +24,7 @@ from models.resize import downscale
 from server.catalogue import cores
 from server.demo import HEIGHT, RATE, SUPERSAMPLING, WIDTH, draw
 from server.media.decode import DecodedFrame, VideoSource
-from server.media.encode import EncoderSettings, VideoSink
+from server.media.encode import VideoSink
 from server.media.frames import write_clip
 from server.videos import FRAMES_ON_THE_WAY, VideoOptions, upscale_video
 
@@ -132,16 +132,15 @@ def _infer_throughput(backend: str, spec: EngineSpec, frames: int) -> float:
 def _encode(clip: Path, target: Path) -> float:
     """Encodes drawn frames of output size; drawing them is not counted."""
     pictures = [_i420(draw(i / RATE)) for i in range(24)]
-    with VideoSource(clip) as source, VideoSink(target, source, WIDTH * 4, HEIGHT * 4, EncoderSettings()) as sink:
-        step = round(1 / (RATE * source.time_base))
 
-        def work() -> int:
+    def work() -> int:
+        with VideoSource(clip) as source, VideoSink(target, source, WIDTH * 4, HEIGHT * 4) as sink:
+            step = round(1 / (RATE * source.time_base))
             for i, picture in enumerate(pictures):
                 sink.encode(picture, i * step, step)
-            sink.flush()
-            return len(pictures)
+        return len(pictures)
 
-        return _core_ms(work)
+    return _core_ms(work)
 
 
 def _i420(rgb: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -63,7 +63,7 @@ def write(path: Path, clip: Clip | None = None, **changes: Any) -> Path:
         if tone is not None:
             tone.metadata["language"] = "deu"
         if texts is not None:
-            texts.codec_context.subtitle_header = ASS_HEADER
+            cast(Any, texts.codec_context).subtitle_header = ASS_HEADER
             texts.time_base = Fraction(1, 1000)
             texts.metadata["language"] = "fra"
         output.metadata.update(clip.metadata)

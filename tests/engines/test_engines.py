@@ -1,0 +1,184 @@
+"""Engines: what comes out of each backend, in-process and in a process of its own, is the network's picture."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.backends import BACKENDS, find_backend
+from engines.build import build, choose, open_runner
+from engines.cache import cache_folder
+from engines.client import ProcessEngine
+from engines.engine import LocalEngine
+from engines.runner import BackendUnavailableError, EngineDeadError, EngineSpec, Planes, plane_shapes
+from engines.shuffle import shuffle
+from engines.slots import SlotPool
+from models.colour import Colour
+from models.evaluation.metrics import psnr
+from models.registry import MODELS, Form, find_model
+
+SIZES = ((64, 48), (47, 33), (1, 1))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOURFOLD_CACHE", str(tmp_path / "cache"))
+
+
+def spec_of(name: str, scale: int, form: Form, width: int | None, height: int | None) -> EngineSpec:
+    colour = Colour("bt709", "limited") if form == "yuv420" else None
+    return EngineSpec(find_model(name, scale).onnx(form), scale, form, width, height, colour)
+
+
+def picture_planes(form: Form, height: int, width: int) -> Planes:
+    """Smooth planes with some detail, so that a shifted or swapped plane shows."""
+    planes = []
+    for number, shape in enumerate(plane_shapes(form, height, width)):
+        rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
+        waves = 128 + 60 * np.sin(rows / 5 + number) + 40 * np.cos(columns / 3 - number)
+        planes.append(np.rint(waves if len(shape) == 2 else np.repeat(waves[..., None], 3, 2)).astype(np.uint8))
+    return tuple(planes)
+
+
+def run(backend: str, spec: EngineSpec, inputs: Planes) -> Planes:
+    height, width = inputs[0].shape[:2]
+    outputs = tuple(np.zeros(shape, np.uint8) for shape in spec.output_planes(height, width))
+    runner = open_runner(backend, spec)
+    runner.infer(inputs, outputs)
+    runner.close()
+    return outputs
+
+
+@pytest.mark.parametrize("width,height", SIZES)
+@pytest.mark.parametrize("form", ["rgb", "yuv420"])
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.title)
+def test_backends_agree(model, form: Form, width: int, height: int) -> None:
+    spec = spec_of(model.name, model.scale, form, width, height)
+    inputs = picture_planes(form, height, width)
+    ours, theirs = (run(backend, spec, inputs) for backend in BACKENDS)
+    assert [plane.shape for plane in ours] == list(spec.output_planes(height, width))
+    for first, second in zip(ours, theirs, strict=True):
+        assert np.abs(first.astype(int) - second).max(initial=0) <= 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dynamic_engine_takes_any_size(backend: str) -> None:
+    dynamic = spec_of("xlsr", 4, "rgb", None, None)
+    runner = open_runner(backend, dynamic)
+    for width, height in SIZES:
+        inputs = picture_planes("rgb", height, width)
+        result = (np.zeros((4 * height, 4 * width, 3), np.uint8),)
+        runner.infer(inputs, result)
+        fixed = run(backend, replace(dynamic, width=width, height=height), inputs)
+        assert np.abs(result[0].astype(int) - fixed[0]).max() <= 1
+    runner.close()
+
+
+def test_fastest_precision_stays_close_to_fp32() -> None:
+    backend, precision = (choice := choose()).backend, choice.precision
+    spec = spec_of("xlsr", 4, "yuv420", 96, 64)
+    inputs = picture_planes("yuv420", 64, 96)
+    exact = run(backend, spec, inputs)
+    fast = run(backend, replace(spec, precision=precision), inputs)
+    assert psnr(exact[0].astype(float), fast[0].astype(float)) >= 45
+
+
+@pytest.mark.parametrize("engine", [LocalEngine, ProcessEngine])
+def test_engine_answers_every_slot(engine: type[LocalEngine] | type[ProcessEngine]) -> None:
+    spec = replace(spec_of("xlsr", 4, "yuv420", 32, 24), lanes=2)
+    inputs = picture_planes("yuv420", 24, 32)
+    expected = run("openvino", spec, inputs)
+    with engine("openvino", spec, 4) as running:
+        for _ in range(3):
+            slots = [running.pool.acquire() for _ in range(4)]
+            for slot in slots:
+                for plane, values in zip(slot.inputs, inputs, strict=True):
+                    plane[...] = values
+            for future in [running.submit(slot) for slot in slots]:
+                assert future.result(60) > 0
+            for slot in slots:
+                assert all(np.array_equal(a, b) for a, b in zip(slot.outputs, expected, strict=True))
+                assert np.array_equal(slot.picture.ravel()[: expected[0].size], expected[0].ravel())
+                running.pool.release(slot)
+
+
+def test_killed_engine_process_fails_what_it_held_and_says_so() -> None:
+    spec = spec_of("bicubic", 4, "yuv420", 640, 480)
+    with ProcessEngine("openvino", spec, 2) as engine:
+        assert engine.process.pid
+        os.kill(engine.process.pid, signal.SIGSTOP)
+        held = engine.submit(engine.pool.acquire())
+        os.kill(engine.process.pid, signal.SIGKILL)
+        with pytest.raises(EngineDeadError, match="exit code -9"):
+            held.result(30)
+        with pytest.raises(EngineDeadError):
+            engine.submit(engine.pool.acquire())
+
+
+def test_engine_process_that_cannot_start_says_why(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a graph")
+    spec = replace(spec_of("bicubic", 4, "yuv420", 32, 24), onnx=broken)
+    with pytest.raises(EngineDeadError, match="could not start"):
+        ProcessEngine("openvino", spec, 2)
+
+
+def test_pools_share_memory() -> None:
+    spec = spec_of("bicubic", 4, "yuv420", 31, 17)
+    mine = SlotPool(spec, 3)
+    theirs = SlotPool(spec, 3, mine.descriptor)
+    for number, slot in enumerate(mine.slots):
+        for plane in (*slot.inputs, *slot.outputs):
+            plane[...] = number + 1
+    for number, slot in enumerate(theirs.slots):
+        assert all((plane == number + 1).all() for plane in (*slot.inputs, *slot.outputs))
+    mine.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_shuffle_of_pictures(scale: int) -> None:
+    phases = np.random.default_rng(1).integers(0, 256, (5, 7, 3 * scale**2), dtype=np.uint8)
+    plane = np.zeros((5 * scale, 7 * scale, 3), np.uint8)
+    shuffle(phases, (plane,), scale)
+    expected = phases.reshape(5, 7, scale, scale, 3).transpose(0, 2, 1, 3, 4).reshape(plane.shape)
+    assert np.array_equal(plane, expected)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_shuffle_of_frames(scale: int) -> None:
+    half = scale // 2
+    phases = np.random.default_rng(2).integers(0, 256, (5, 7, scale**2 + 2 * half**2), dtype=np.uint8)
+    planes = tuple(np.zeros((5 * f, 7 * f), np.uint8) for f in (scale, half, half))
+    shuffle(phases, planes, scale)
+    parts = np.split(phases, [scale**2, scale**2 + half**2], axis=2)
+    for plane, part, factor in zip(planes, parts, (scale, half, half), strict=True):
+        expected = part.reshape(5, 7, factor, factor).transpose(0, 2, 1, 3).reshape(plane.shape)
+        assert np.array_equal(plane, expected)
+
+
+def test_build_fills_the_cache_once_and_damage_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    spec = spec_of("xlsr", 4, "yuv420", 32, 24)
+    assert build("openvino", spec)
+    assert not build("openvino", spec)
+    assert build("openvino", replace(spec, width=40))
+    (path,) = [p for p in (cache_folder() / "engines").glob("*.engine") if '"width": 32' in p.with_suffix(".json").read_text()]
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    assert build("openvino", spec)
+    assert "damaged" in caplog.text
+
+
+def test_choice_says_why_and_never_replaces_what_was_asked_for() -> None:
+    assert choose().backend == "openvino"
+    assert choose("onnxruntime").reason.startswith("onnxruntime")
+    with pytest.raises(BackendUnavailableError, match=r"auto, openvino, onnxruntime"):
+        choose("abacus")
+    with pytest.raises(BackendUnavailableError, match="cannot run int8 here; it can run fp32"):
+        choose("onnxruntime", "int8")
+    for name in BACKENDS:
+        assert find_backend(name).precisions()
