@@ -82,7 +82,7 @@ def upscale_video(
         "engine": choice.backend,
         "precision": choice.precision,
         "input": _described(source.width, source.height, source.frame_rate, source.codec),
-        "output": _described(width, height, source.frame_rate, sink.encoder),
+        "output": _described(width, height, source.frame_rate, sink.codec),
         "stages_ms": session.times.milliseconds(),
     }
 

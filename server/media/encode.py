@@ -44,6 +44,7 @@ class VideoSink:
     Attributes:
         path: of the file to be.
         encoder: the encoder that was chosen.
+        codec: what it makes, such as h264.
         notes: what the container cannot hold, or was changed for it, that a user must be told.
         frames: encoded so far.
     """
@@ -77,6 +78,7 @@ class VideoSink:
         try:
             self._output = self._open_output()
             self._video = self._add_video(encoder.options(settings), settings.threads)
+            self.codec: str = self._video.codec_context.codec.canonical_name
             self._copies: dict[int, Stream] = {}
             self._rewrites: dict[int, str] = {}
             self._copy_descriptions()
@@ -89,7 +91,8 @@ class VideoSink:
         """Compresses one picture.
 
         Args:
-            i420: uint8 [height * 3 / 2, width], C-contiguous: the rows of y, then u, then v. Free again on return.
+            i420: uint8 [height * 3 / 2, width], C-contiguous: the rows of y, then u, then v. Free again on return. A picture
+                of another size than the file's is scaled to it.
             pts: in the source's time base, greater than the one before.
             duration: in the source's time base; 0 when nobody knows.
 
@@ -262,12 +265,14 @@ class VideoSink:
             self._output.start_encoding()
 
     def _frame(self, i420: npt.NDArray[np.uint8]) -> VideoFrame:
-        width, height = self._size
-        if i420.shape != (height * 3 // 2, width):
-            raise ValueError(f"a picture of {width}x{height} takes an array of {(height * 3 // 2, width)}, not {i420.shape}")
+        """Wraps a picture, and scales it where the file is to have another size."""
+        width, height = i420.shape[1], i420.shape[0] * 2 // 3
         # PyAV's wrapper miscounts the rows of a height that is not a multiple of 4.
         wrap = VideoFrame.from_numpy_buffer if height % 4 == 0 else VideoFrame.from_ndarray
-        return wrap(i420, "yuv420p")
+        frame = wrap(i420, "yuv420p")
+        if (width, height) == self._size:
+            return frame
+        return frame.reformat(*self._size, interpolation="LANCZOS")
 
     def _compress(self, frame: VideoFrame | None) -> "list[Packet[Any]]":
         try:

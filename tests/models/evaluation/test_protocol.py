@@ -82,3 +82,10 @@ def test_names_a_low_resolution_file_of_the_wrong_size(tmp_path: Path) -> None:
     low = drawn(tmp_path / "low", "a.png", 20, 22)
     with pytest.raises(EvaluationDataError, match=r"a\.png is 22x20.* needs 11x10"):
         evaluate(lambda image: upscale(image, 4), 4, high, low)
+
+
+def test_does_not_judge_the_border(tmp_path: Path) -> None:
+    drawn(tmp_path, "a.png", 40, 40)
+    high = read_rgb(tmp_path / "a.png").copy()
+    high[:4], high[-4:], high[:, :4], high[:, -4:] = 0, 0, 0, 0
+    assert evaluate(lambda _: high, 4, tmp_path).psnr_y == float("inf")
