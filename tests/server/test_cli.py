@@ -191,7 +191,7 @@ def test_image_keeps_alpha_orientation_and_formats(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.fromarray(rgba[:, :, :3]).save(tmp_path / "turned.jpg", exif=turned)
-    Image.fromarray((rgba[:, :, 0].astype(np.uint16) << 8)).save(tmp_path / "deep.png")
+    Image.fromarray(rgba[:, :, 0].astype(np.uint16) << 8).save(tmp_path / "deep.png")
     Image.new("RGB", (1, 1), (10, 200, 30)).save(tmp_path / "one.webp", lossless=True)
     names = ["a.png", "palette.png", "turned.jpg", "deep.png", "one.webp"]
     result = fourfold("image", *(tmp_path / name for name in names), "-o", tmp_path / "out", "--json")
