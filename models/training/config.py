@@ -61,7 +61,7 @@ def load_config(path: Path) -> RunConfig:
     """Reads the TOML file at `path`.
 
     Raises:
-        ConfigError: the file is missing or no TOML, or a key is missing, unknown or of the wrong type.
+        ConfigError: the file is missing or no TOML, or a key is missing, unknown, of the wrong type or too small.
     """
     try:
         tables = tomllib.loads(path.read_text())
@@ -91,6 +91,8 @@ def _value(path: Path, key: str, expected: Any, value: Any) -> Any:
     if type(value) is not expected:
         takes = expected.__name__ if isinstance(expected, type) and not get_args(expected) else expected
         raise ConfigError(f"{path}: {key} = {value!r} is of the wrong type; it takes {takes}")
+    if type(value) is int and value < 1 and not key.endswith((".seed", ".warmup_steps")):
+        raise ConfigError(f"{path}: {key} = {value}; it takes 1 or more")
     return value
 
 

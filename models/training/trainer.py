@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from models.checkpoint import save_checkpoint
 from models.errors import FourfoldError
 from models.evaluation.metrics import psnr_y
 from models.registry import build_network
-from models.training.config import RunConfig
+from models.training.config import ConfigError, RunConfig
 from models.training.data import TrainingData
 from models.video_io import SubpixelNetwork
 
@@ -44,12 +45,15 @@ class Trainer:
         """Prepares a run, or the rest of one if `folder` holds its state.
 
         Raises:
-            ResumeError: `folder` holds the state of a run with another configuration.
+            ConfigError: the network is none that this loop can train.
+            ResumeError: `folder` holds the state of a run with another configuration, or a damaged one.
         """
         self.config, self.data, self.folder = config, data, folder
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.training.seed)
         self.network = build_network(config.network.name, config.network.scale)
+        if not hasattr(self.network, "subpixels") or not list(self.network.parameters()):
+            raise ConfigError(f"network.name = {config.network.name!r} cannot be trained yet; xlsr can")
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.training.learning_rate, foreach=True)
         self.step, self.best, self.seconds = 0, -math.inf, 0.0
@@ -144,7 +148,10 @@ class Trainer:
             torch.save(state, path)
 
     def _resume(self) -> None:
-        state = torch.load(self.folder / "state.pt", weights_only=True)
+        try:
+            state = torch.load(self.folder / "state.pt", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ResumeError(f"{self.folder / 'state.pt'} is damaged; remove it to start the run again") from error
         differing = sorted(key for key, value in asdict(self.config).items() if state["config"].get(key) != value)
         if differing:
             raise ResumeError(

@@ -92,3 +92,9 @@ def test_names_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
 def test_names_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read: No such file"):
         load_config(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("key", ["steps", "batch", "crop", "validation_every"])
+def test_names_a_number_that_is_too_small(tmp_path: Path, key: str) -> None:
+    (line,) = [line for line in GOOD.splitlines() if line.startswith(f"{key} =")]
+    assert f".{key} = 0; it takes 1 or more" in refused(tmp_path, line, f"{key} = 0")

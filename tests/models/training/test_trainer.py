@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from models.checkpoint import load_checkpoint
 from models.evaluation.metrics import psnr_y
 from models.registry import build_network
-from models.training.config import NetworkConfig, RunConfig
+from models.training.config import ConfigError, NetworkConfig, RunConfig
 from models.training.data import Batch, TrainingData
 from models.training.trainer import ResumeError, Trainer, learning_rate, upscale
 from tests.support.runs import TINY, draw_pictures, with_training
@@ -145,3 +145,15 @@ def test_upscale_takes_and_gives_pictures() -> None:
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     large = upscale(build_network("bicubic", 3), image)
     assert large.shape == (15, 21, 3) and large.dtype == np.uint8
+
+
+def test_a_damaged_state_is_named(pictures: TrainingData, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"not a state")
+    with pytest.raises(ResumeError, match="damaged; remove it"):
+        Trainer(TINY, pictures, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["swift-srgan", "bicubic"])
+def test_a_network_that_this_loop_cannot_train_is_named(pictures: TrainingData, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Trainer(replace(TINY, network=NetworkConfig(name, 2)), pictures, tmp_path)
