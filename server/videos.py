@@ -66,11 +66,10 @@ def upscale_video(
                 choice.backend, spec, spec.lanes + FRAMES_ON_THE_WAY
             ) as engine,
         ):
-            say(f"{graph.model} x{graph.scale} on {choice.reason}")
             session = Session(source.read(), lambda item: isinstance(item, DecodedFrame), engine, sink)
             session.run(lambda done: on_frame(done, source.frames))
-            for note in (*source.notes, *sink.notes):
-                say(note)
+        for note in (f"{graph.model} x{graph.scale} on {choice.reason}", *source.notes, *sink.notes):
+            say(note)
     seconds = perf_counter() - started
     return {
         "frames_in": len(session.times.decode),
