@@ -38,6 +38,9 @@ MAX_PIXELS = 8192 * 8192
 
 _SWS_BT601, _SWS_BT709 = 5, 1  # swscale's names for the matrices
 
+# Metadata that is no UTF-8: PyAV replaces what it cannot read of its own accord from version 19 on.
+_TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 
 @dataclass(frozen=True)
 class DecodedFrame:
@@ -121,8 +124,8 @@ class VideoSource:
 
     def _describe_container(self) -> None:
         video = self._video
-        self.time_base = video.time_base or Fraction(1, 90000)
-        self.frame_rate: Fraction | None = video.average_rate or video.guessed_rate or None
+        self.time_base = _fraction(video.time_base) or Fraction(1, 90000)
+        self.frame_rate = _fraction(video.average_rate) or _fraction(video.guessed_rate)
         self.frames: int | None = video.frames or None
         self.codec: str = video.codec_context.name
         self.chapters: list[Chapter] = self._container.chapters()
@@ -223,7 +226,7 @@ class VideoSource:
 
     def _describe_picture(self, frame: VideoFrame) -> None:
         self.width, self.height = frame.width, frame.height
-        self.sample_aspect_ratio: Fraction | None = self._video.sample_aspect_ratio or None
+        self.sample_aspect_ratio = _fraction(self._video.sample_aspect_ratio)
         matrix = frame.side_data.get("DISPLAYMATRIX")
         self.display_matrix = None if matrix is None else [int(v) for v in np.frombuffer(bytes(cast(Any, matrix)), np.int32)]
         self._describe_colour(frame)
@@ -255,7 +258,7 @@ class VideoSource:
             self.notes.append(f"chroma reduced to 4:2:0 (from {frame.format.name})")
 
     def _finish(self, frame: VideoFrame) -> DecodedFrame:
-        scale = (frame.time_base or self.time_base) / self.time_base
+        scale = (_fraction(frame.time_base) or self.time_base) / self.time_base
         duration = round((frame.duration or 0) * scale) or self._step()
         pts = self._next_pts(None if frame.pts is None else round(frame.pts * scale), duration)
         return DecodedFrame(_planes(self._to_420(frame)), pts, duration, self.time_base)
@@ -284,6 +287,11 @@ class VideoSource:
         return frame.reformat(format="yuv420p", src_color_range=self.color_range, dst_color_range=self.color_range)
 
 
+def _fraction(value: Any) -> Fraction | None:
+    """A ratio of PyAV's (a Fraction before version 19, a type of its own since) as a Fraction; None where it says nothing."""
+    return Fraction(value.numerator, value.denominator) if value and value.numerator and value.denominator else None
+
+
 def _half(frame: VideoFrame) -> tuple[int, int]:
     return (frame.width + 1) // 2, (frame.height + 1) // 2
 
@@ -308,7 +316,7 @@ def _open(path: Path) -> InputContainer:
     # "file:" keeps a name such as "concat:a|b" from being taken for a protocol.
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
-        return av.open(f"file:{path}", "r", options=options, metadata_errors="replace")
+        return cast(InputContainer, av.open(f"file:{path}", "r", options=options, **_TOLERANT))
     except av.error.PermissionError as error:
         raise UnreadableError(f"{path}: we may not read it; check its permissions") from error
     except (av.FFmpegError, ValueError, UnicodeError) as error:
