@@ -1,9 +1,10 @@
 """OpenVINO: the CPU backend of the base install. BF16 on cores that multiply it natively (AMX, AVX-512 BF16), else FP32."""
 
 import io
+import sys
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -113,6 +114,9 @@ _loaded: dict[str, Any] = {}
 def _openvino() -> Any:
     """The library, imported at first use: it takes longer to load than most commands take to run."""
     if "openvino" not in _loaded:
+        # Its telemetry package would report every import to its makers, from a forked child that can hang this process's
+        # exit. Without that package OpenVINO uses a stub of its own.
+        sys.modules.setdefault("openvino_telemetry", cast(Any, None))
         try:
             import openvino
             import openvino.opset13

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,3 +184,16 @@ def test_choice_says_why_and_never_replaces_what_was_asked_for() -> None:
         choose("onnxruntime", "int8")
     for name in BACKENDS:
         assert find_backend(name).precisions()
+
+
+def test_nothing_is_reported_to_anyone() -> None:
+    """OpenVINO's telemetry forks a child that can hang the exit: importing the backend must start none."""
+    code = (
+        "import multiprocessing, sys\n"
+        "from engines.build import choose\n"
+        "choose('openvino')\n"
+        "assert 'openvino' in sys.modules and sys.modules['openvino_telemetry'] is None\n"
+        "assert not multiprocessing.active_children()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
