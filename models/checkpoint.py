@@ -27,13 +27,35 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: the file is missing, is no safetensors file, or belongs to another network.
     """
+    _load(network, path, _read(path))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}") from error
+
+
+def _load(network: nn.Module, path: Path, tensors: dict[str, Tensor]) -> None:
     if misfits := _misfits(network.state_dict(), tensors):
         raise CheckpointError(f"{path} does not fit {type(network).__name__}: {misfits}")
     network.load_state_dict(tensors, strict=True)
+
+
+def load_start(network: nn.Module, path: Path) -> None:
+    """Fills `network` with the weights at `path` as a start for training at another scale.
+
+    As `load_checkpoint`, but the layer that makes the pixels (`tail`) stays as it is where its shape depends on the scale.
+    """
+    tensors = _read(path)
+    fresh = network.state_dict()
+    tensors |= {
+        name: fresh[name]
+        for name in tensors
+        if name.startswith("tail.") and name in fresh and tensors[name].shape != fresh[name].shape
+    }
+    _load(network, path, tensors)
 
 
 def _misfits(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:

@@ -1,10 +1,11 @@
-"""SwiftSRGAN's generator: SRGAN's residual network in depthwise separable convolutions.
+"""SwiftSRGAN: SRGAN's residual generator, and its discriminator, in depthwise separable convolutions.
 
 Source: Krishnan and Krishnan, "SwiftSRGAN: Rethinking Super-Resolution for Efficient and Real-time Inference", ICICyTA 2021,
 section III; reference implementation read for what the paper leaves open.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,9 @@ class SwiftSRGANConfig:
 class Separable(nn.Module):
     """A depthwise k x k convolution, then a pointwise 1x1; biased only where no batch normalisation follows."""
 
-    def __init__(self, in_channels: int, out_channels: int, size: int, *, bias: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, size: int, *, stride: int = 1, bias: bool = True) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(in_channels, in_channels, size, padding=size // 2, groups=in_channels, bias=bias)
+        self.depthwise = nn.Conv2d(in_channels, in_channels, size, stride, size // 2, groups=in_channels, bias=bias)
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,3 +73,25 @@ class SwiftSRGAN(nn.Module):
 
 def _upsample(width: int) -> nn.Sequential:
     return nn.Sequential(Separable(width, 4 * width, 3), nn.PixelShuffle(2), nn.PReLU(width))
+
+
+class Discriminator(nn.Module):
+    """SwiftSRGAN's discriminator: eight separable convolutions, then two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 64, 64, 128, 128, 256, 256, 512, 512)
+        layers: list[nn.Module] = []
+        for index, (before, after) in enumerate(pairwise(widths)):
+            layers.append(Separable(before, after, 3, stride=1 + index % 2, bias=index == 0))
+            layers += [nn.BatchNorm2d(after)] if index else []
+            layers.append(nn.LeakyReLU(0.2))
+        self.features = nn.Sequential(*layers)
+        self.judge = nn.Sequential(
+            nn.AdaptiveAvgPool2d(6), nn.Flatten(), nn.Linear(512 * 6 * 6, 1024), nn.LeakyReLU(0.2), nn.Linear(1024, 1)
+        )
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """[N, 3, H, W] RGB in 0..1 -> [N, 1]: the log-odds that a picture is real."""
+        odds: Tensor = self.judge(self.features(rgb))  # [N, 512, H / 16, W / 16] -> [N, 1]
+        return odds

@@ -1,6 +1,7 @@
 """What a training run is told: one TOML file, checked key by key."""
 
 import tomllib
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -16,6 +17,7 @@ class ConfigError(FourfoldError):
 class NetworkConfig:
     name: str  # architecture, as in the registry
     scale: int
+    start: str  # title of the shipped checkpoint to start from, as xlsr-x4 (see `models.checkpoint.load_start`); "": none
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,33 @@ class TrainingConfig:
     charbonnier_epsilon: float  # in units of full intensity (0..1)
     clip_penalty: float
     gradient_norm: float
+    weight_decay: float
     ema_decay: float  # weight of the past in the averaged network, a step
     validate_steps: int
     checkpoint_seconds: float
     bfloat16: bool
     compile: bool
+
+
+@dataclass(frozen=True)
+class CompressionConfig:
+    """Low-resolution pictures that went through H.264, as live streams do. See `models.training.compression`."""
+
+    share: float  # of the crops; the others are clean
+    versions: int  # clips made of each picture before the training starts
+    crf: list[int]  # lowest and highest, both included
+    presets: list[str]  # of libx264
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """A discriminator and a loss on features beside the pixel loss. See `models.training.objectives`."""
+
+    weight: float  # of the adversarial loss
+    content_weight: float  # of the squared distance of MobileNetV2 features
+    content_weights: str  # file below the data directory
+    distance_weights: str  # file below the data directory: what the best network is chosen by
+    learning_rate: float  # of the discriminator
 
 
 @dataclass(frozen=True)
@@ -52,6 +76,8 @@ class RunConfig:
     network: NetworkConfig
     data: DataConfig
     training: TrainingConfig
+    compression: CompressionConfig | None = None
+    adversarial: AdversarialConfig | None = None
 
 
 Section = TypeVar("Section")
@@ -69,9 +95,11 @@ def load_config(path: Path) -> RunConfig:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
-    types = get_type_hints(RunConfig)
-    _check_keys(path, "", tables, set(types))
-    return RunConfig(**{name: _section(path, name, types[name], tables[name]) for name in types})
+    sections = get_type_hints(RunConfig)
+    optional = {name: get_args(kind)[0] for name, kind in sections.items() if get_args(kind)}
+    _check_keys(path, "", tables, set(sections), set(optional))
+    kinds = sections | optional
+    return RunConfig(**{name: _section(path, name, kinds[name], table) for name, table in tables.items()})
 
 
 def _section(path: Path, name: str, kind: type[Section], table: Any) -> Section:
@@ -96,8 +124,8 @@ def _value(path: Path, key: str, expected: Any, value: Any) -> Any:
     return value
 
 
-def _check_keys(path: Path, prefix: str, table: dict[str, Any], known: set[str]) -> None:
-    for problem, keys in (("unknown", table.keys() - known), ("missing", known - table.keys())):
+def _check_keys(path: Path, prefix: str, table: dict[str, Any], known: set[str], optional: Set[str] = frozenset()) -> None:
+    for problem, keys in (("unknown", table.keys() - known), ("missing", known - optional - table.keys())):
         if keys:
             names = ", ".join(prefix + key for key in sorted(keys))
             raise ConfigError(f"{path}: {problem} key {names}; known are {', '.join(sorted(known))}")

@@ -5,7 +5,10 @@ does, so that a crop near a border sees what it will see later.
 """
 
 import logging
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -13,46 +16,63 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from models.resize import UInt8Image, crop_to_multiple, downscale, resize
-from models.training.config import DataConfig
+from models.training.compression import Pair, compressed_pairs
+from models.training.config import CompressionConfig, DataConfig
 
 log = logging.getLogger(__name__)
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 """Low resolution [N, 3, crop, crop] and high resolution [N, 3, scale * crop, scale * crop], RGB in 0..1."""
 
-
-@dataclass(frozen=True)
-class Pair:
-    """One picture twice: `low` [H, W, 3] and `high` [scale * H, scale * W, 3], uint8 RGB."""
-
-    low: UInt8Image
-    high: UInt8Image
+AHEAD = 4  # batches
 
 
 class TrainingData:
     """Random augmented crops of a folder of pictures, and the held-out pictures for validation."""
 
-    def __init__(self, folder: Path, config: DataConfig, scale: int) -> None:
-        """Decodes every picture below `folder`.
+    def __init__(self, folder: Path, config: DataConfig, scale: int, compression: CompressionConfig | None = None) -> None:
+        """Decodes every picture below `folder`; with `compression`, validation pictures are compressed ones too.
 
         Raises:
             FileNotFoundError: there is no usable picture in `folder`.
         """
-        images = _load_images(folder, config.crop * scale)
         self.config, self.scale = config, scale
-        self.validation = [_pair(image, scale) for image in images[:: config.validation_every]]
-        held_out = set(range(0, len(images), config.validation_every))
-        self.training = [
-            _pair(_rescaled(image, factor), scale)
+        self.clean_share = 1 - compression.share if compression else 1.0
+        smallest = config.crop * scale
+        images = _load_images(folder, smallest)
+        held_out = images[:: config.validation_every]
+        used = [
+            _rescaled(image, factor)
             for index, image in enumerate(images)
             for factor in config.rescale
-            if index not in held_out and min(image.shape[:2]) * factor >= config.crop * scale
+            if index % config.validation_every and min(image.shape[:2]) * factor >= smallest
         ]
-        if not self.training:
-            raise FileNotFoundError(f"{folder} holds no picture of {config.crop * scale} pixels a side or more")
-        areas = np.array([pair.low.shape[0] * pair.low.shape[1] for pair in self.training], np.float64)
-        self._cumulative_area = np.cumsum(areas / areas.sum())
-        log.info("%d training and %d validation pictures", len(self.training), len(self.validation))
+        if not used:
+            raise FileNotFoundError(f"{folder} holds no picture of {smallest} pixels a side or more")
+        self.validation = [_pair(image, scale) for image in held_out]
+        self.training = _Pool([_pair(image, scale) for image in used])
+        self.compressed = self.training
+        if compression:
+            self.validation = [
+                pair for index, image in enumerate(held_out) for pair in _clips(image, scale, compression, (0, index))
+            ]
+            pairs = [pair for index, image in enumerate(used) for pair in _clips(image, scale, compression, (1, index))]
+            self.compressed = _Pool([pair for pair in pairs if min(pair.low.shape[:2]) >= config.crop])
+        log.info(
+            "%d training, %d compressed, %d validation pictures",
+            len(self.training.pairs),
+            len(self.compressed.pairs) if compression else 0,
+            len(self.validation),
+        )
+
+    def batches(self, size: int, seed: int, first: int) -> Iterator[Batch]:
+        """Endless batches from number `first` on, made ahead by another thread: the trainer never waits for them."""
+        with ThreadPoolExecutor(1) as thread:
+            ahead = deque(thread.submit(self.batch, size, (seed, first + index)) for index in range(AHEAD))
+            for number in count(first + AHEAD):
+                batch = ahead.popleft().result()
+                ahead.append(thread.submit(self.batch, size, (seed, number)))
+                yield batch
 
     def batch(self, size: int, seed: tuple[int, ...]) -> Batch:
         """`size` crops that depend on `seed` alone, so that a resumed run sees what an unbroken one would have seen."""
@@ -63,13 +83,31 @@ class TrainingData:
         return low * darkened, high * darkened
 
     def _crop(self, random: np.random.Generator) -> tuple[UInt8Image, UInt8Image]:
-        pair = self.training[int(np.searchsorted(self._cumulative_area, random.random()))]
+        pool = self.training if random.random() < self.clean_share else self.compressed
+        pair = pool.draw(random)
         side, scale = self.config.crop, self.scale
         top, left = (int(random.integers(0, length - side + 1)) for length in pair.low.shape[:2])
         low = pair.low[top : top + side, left : left + side]
         high = pair.high[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
         turns, mirrored = int(random.integers(4)), bool(random.integers(2))
         return _oriented(low, turns, mirrored), _oriented(high, turns, mirrored)
+
+
+class _Pool:
+    """Pairs to draw from, each as often as its area deserves."""
+
+    def __init__(self, pairs: list[Pair]) -> None:
+        self.pairs = pairs
+        areas = np.array([pair.low.shape[0] * pair.low.shape[1] for pair in pairs], np.float64)
+        self._cumulative_area = np.cumsum(areas / areas.sum())
+
+    def draw(self, random: np.random.Generator) -> Pair:
+        return self.pairs[int(np.searchsorted(self._cumulative_area, random.random()))]
+
+
+def _clips(image: UInt8Image, scale: int, config: CompressionConfig, seed: tuple[int, int]) -> list[Pair]:
+    random = np.random.default_rng(seed)
+    return [pair for _ in range(config.versions) for pair in compressed_pairs(image, scale, config, random)]
 
 
 def _oriented(image: UInt8Image, turns: int, mirrored: bool) -> UInt8Image:

@@ -1,7 +1,6 @@
 """The training loop: resumable at any moment, exact in repetition, at most a minute lost.
 
-Knows nothing of particular networks: it trains anything with `subpixels`, that is [N, 3, H, W] in 0..1 to the unclipped picture
-before its pixel shuffle.
+Knows nothing of losses: an objective makes each step (`models.training.objectives`).
 """
 
 import copy
@@ -16,20 +15,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from models.checkpoint import save_checkpoint
+from models.checkpoint import load_start, save_checkpoint
 from models.errors import FourfoldError
 from models.evaluation.metrics import psnr_y
-from models.registry import build_network
-from models.training.config import ConfigError, RunConfig
+from models.evaluation.squeeze import SqueezeDistance
+from models.registry import HERE, build_network
+from models.training.config import RunConfig
+from models.training.curve import draw_curve
 from models.training.data import TrainingData
-from models.video_io import SubpixelNetwork
+from models.training.objectives import PixelObjective
 
 log = logging.getLogger(__name__)
 
@@ -38,37 +38,59 @@ class ResumeError(FourfoldError):
     """The state in the run's folder belongs to another run."""
 
 
-class Trainer:
-    """One run in one folder: `state.pt` to resume from, `best.safetensors` (average, best on validation), `log.csv`."""
+def fresh_network(config: RunConfig, device: torch.device) -> nn.Module:
+    """The network that a run starts with, on `device`.
 
-    def __init__(self, config: RunConfig, data: TrainingData, folder: Path) -> None:
+    Raises:
+        FourfoldError: there is no such network, or the checkpoint to start from does not fit it.
+    """
+    torch.manual_seed(config.training.seed)
+    network = build_network(config.network.name, config.network.scale)
+    if config.network.start:
+        load_start(network, HERE / "checkpoints" / f"{config.network.start}.safetensors")
+    return network.to(device)
+
+
+class Trainer:
+    """One run in one folder: `state.pt` to resume from, `best.safetensors` (best average), `log.csv` and `curve.png`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: TrainingData,
+        folder: Path,
+        objective: PixelObjective,
+        distance: SqueezeDistance | None = None,
+    ) -> None:
         """Prepares a run, or the rest of one if `folder` holds its state.
 
+        Args:
+            objective: made for a `fresh_network`; it holds the network that is trained.
+            distance: what the best network is chosen by; PSNR-Y if None.
+
         Raises:
-            ConfigError: the network is none that this loop can train.
             ResumeError: `folder` holds the state of a run with another configuration, or a damaged one.
         """
-        self.config, self.data, self.folder = config, data, folder
+        self.config, self.data, self.folder, self.objective, self.distance = config, data, folder, objective, distance
         folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(config.training.seed)
-        self.network = build_network(config.network.name, config.network.scale)
-        if not hasattr(self.network, "subpixels") or not list(self.network.parameters()):
-            raise ConfigError(f"network.name = {config.network.name!r} cannot be trained yet; xlsr can")
+        self.network = objective.network
         self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.training.learning_rate, foreach=True)
         self.step, self.best, self.seconds = 0, -math.inf, 0.0
         if (folder / "state.pt").exists():
             self._resume()
 
     def run(self) -> float:
-        """Trains until the configured number of steps and returns the best validation PSNR-Y in dB."""
+        """Trains until the configured number of steps and returns the best validation score (see `_validate`)."""
         settings = self.config.training
-        loss_of = torch.compile(self._loss) if settings.compile else self._loss
         started = saved = time.monotonic()
         before = self.seconds
         losses: list[Tensor] = []
+        batches = self.data.batches(settings.batch, settings.seed, self.step)
         while self.step < settings.steps:
-            losses.append(self._train_step(loss_of))
+            low, high = (torch.from_numpy(side).to(self.objective.device) for side in next(batches))
+            losses.append(self.objective.step(low, high, learning_rate(self.config, self.step)))
+            self._update_average()
+            self.step += 1
             now = time.monotonic()
             self.seconds = before + now - started
             if self.step % settings.validate_steps == 0 or self.step == settings.steps:
@@ -79,58 +101,46 @@ class Trainer:
                 saved = now
         return self.best
 
-    def _train_step(self, loss_of: Any) -> Tensor:
-        settings = self.config.training
-        low, high = self.data.batch(settings.batch, (settings.seed, self.step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
-        self.optimizer.zero_grad()
-        target = F.pixel_unshuffle(torch.from_numpy(high), self.config.network.scale)
-        loss: Tensor = loss_of(torch.from_numpy(low), target)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient_norm)
-        self.optimizer.step()
-        with torch.no_grad():
-            averaged: list[Tensor] = list(self.average.parameters())
-            current: list[Tensor] = list(self.network.parameters())
-            torch._foreach_lerp_(averaged, current, 1 - settings.ema_decay)
-        self.step += 1
-        return loss.detach()
-
-    def _loss(self, low: Tensor, target: Tensor) -> Tensor:
-        """Charbonnier loss on the clipped picture, plus what the clip cut off (which alone has a gradient there)."""
-        settings = self.config.training
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            subpixels = cast(SubpixelNetwork, self.network).subpixels(low)
-        subpixels = subpixels.float()
-        clipped = subpixels.clamp(0, 1)
-        charbonnier = ((clipped - target) ** 2 + settings.charbonnier_epsilon**2).sqrt().mean()
-        return charbonnier + settings.clip_penalty * (subpixels - clipped).abs().mean()
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        averaged, current = self.average.state_dict(), self.network.state_dict()
+        floating = [name for name, tensor in averaged.items() if tensor.is_floating_point()]
+        decay = min(self.config.training.ema_decay, (1 + self.step) / (10 + self.step))  # forgets the untrained network soon
+        torch._foreach_lerp_([averaged[name] for name in floating], [current[name] for name in floating], 1 - decay)
 
     def _validate(self, loss: float) -> None:
+        """Scores the average on the held-out pictures: PSNR-Y in dB, or minus the distance where one was given."""
         scale = self.config.network.scale
-        psnr = float(np.mean([psnr_y(upscale(self.average, p.low), p.high, scale) for p in self.data.validation]))
+        self.average.eval()
+        pictures = [(upscale(self.average, pair.low), pair.high) for pair in self.data.validation]
         row = {
             "step": self.step,
             "loss": loss,
             "learning_rate": learning_rate(self.config, self.step),
-            "psnr_y": psnr,
+            "psnr_y": float(np.mean([psnr_y(ours, truth, scale) for ours, truth in pictures])),
+            "squeeze_distance": float(np.mean([self.distance.of_images(*pair) for pair in pictures]))
+            if self.distance
+            else math.nan,
             "seconds": self.seconds,
         }
-        log.info("step %(step)d  loss %(loss).5f  PSNR-Y %(psnr_y).3f dB  %(seconds).0f s", row)
+        log.info(
+            "step %(step)d  loss %(loss).5f  PSNR-Y %(psnr_y).3f dB  distance %(squeeze_distance).3f  %(seconds).0f s", row
+        )
         with (self.folder / "log.csv").open("a", newline="") as file:
             writer = csv.DictWriter(file, row.keys())
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
-        if psnr > self.best:
-            self.best = psnr
+        draw_curve(self.folder / "log.csv", self.folder / "curve.png")
+        score = -row["squeeze_distance"] if self.distance else row["psnr_y"]
+        if score > self.best:
+            self.best = score
             metadata = {
                 "network": self.config.network.name,
                 "scale": str(scale),
                 "step": str(self.step),
                 "config": json.dumps(asdict(self.config)),
-                "validation_psnr_y": f"{psnr:.3f}",
+                "validation_psnr_y": f"{row['psnr_y']:.3f}",
             }
             save_checkpoint(self.average, self.folder / "best.safetensors", metadata)
 
@@ -142,14 +152,14 @@ class Trainer:
             "seconds": self.seconds,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "objective": self.objective.state_dict(),
         }
         with _replacing(self.folder / "state.pt") as path:
             torch.save(state, path)
 
     def _resume(self) -> None:
         try:
-            state = torch.load(self.folder / "state.pt", weights_only=True)
+            state = torch.load(self.folder / "state.pt", weights_only=True, map_location=self.objective.device)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ResumeError(f"{self.folder / 'state.pt'} is damaged; remove it to start the run again") from error
         differing = sorted(key for key, value in asdict(self.config).items() if state["config"].get(key) != value)
@@ -160,9 +170,19 @@ class Trainer:
             )
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.load_state_dict(state["objective"])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self._forget_rows_after(self.step)
         log.info("resumed at step %d", self.step)
+
+    def _forget_rows_after(self, step: int) -> None:
+        """Rows of log.csv that were written after the state was: the run will write them again."""
+        path = self.folder / "log.csv"
+        if path.exists():
+            header, *rows = path.read_text().splitlines()
+            kept = [row for row in rows if int(row.partition(",")[0]) <= step]
+            with _replacing(path) as partial:
+                partial.write_text("\n".join([header, *kept, ""]))
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
@@ -179,7 +199,8 @@ def learning_rate(config: RunConfig, step: int) -> float:
 def upscale(network: nn.Module, image: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Runs `network` on one [H, W, 3] uint8 RGB picture and rounds the result to uint8, [scale * H, scale * W, 3]."""
     tensor = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32) / 255)
-    result: Tensor = network(tensor)
+    device = next((parameter.device for parameter in network.parameters()), None)
+    result: Tensor = network(tensor.to(device)).cpu()
     return (result[0] * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.fold import FoldedXLSR, fold_batch_norm
+from models.fold import FoldedXLSR, SubpixelSwiftSRGAN, fold_batch_norm
 from models.swift_srgan import SwiftSRGAN, SwiftSRGANConfig
 from models.xlsr import XLSR, XLSRConfig
 
@@ -69,3 +69,31 @@ def test_folded_swift_srgan_is_equal(scale: int, height: int, width: int) -> Non
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert (folded(rgb) - expected).abs().max() <= 1e-4
     assert torch.equal(network(rgb), expected)  # the original still has its normalisations
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@torch.no_grad()
+def test_subpixel_swift_srgan_is_equal(scale: int, height: int, width: int) -> None:
+    network = SwiftSRGAN(SwiftSRGANConfig(scale=scale, width=16, blocks=2)).eval()
+    randomise(network, 2.0)
+    for module in network.modules():
+        if isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight, 0.1, 0.9)
+    rgb = torch.rand(2, 3, height, width)
+    expected = network(rgb)
+    assert expected.std() > 0.05
+    assert (SubpixelSwiftSRGAN(network)(rgb) - expected).abs().max() <= 1e-4
+
+
+def test_subpixel_swift_srgan_trains_the_network_it_was_given() -> None:
+    network = SwiftSRGAN(SwiftSRGANConfig(width=16, blocks=1))
+    rgb = torch.rand(2, 3, 8, 8)
+    gradients = []
+    for form in (network, SubpixelSwiftSRGAN(network)):
+        network.zero_grad()
+        form(rgb).square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None])
+    assert len(gradients[0]) == len(list(network.parameters()))
+    for plain, polyphase in zip(*gradients, strict=True):
+        torch.testing.assert_close(polyphase, plain, rtol=1e-3, atol=1e-5 * float(plain.abs().max()) + 1e-9)

@@ -3,13 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from models.training.config import DataConfig, NetworkConfig, RunConfig, TrainingConfig
+from models.training.data import TrainingData
+from models.training.objectives import PixelObjective
+from models.training.trainer import Trainer, fresh_network
 from tests.support.frames import natural
 
 TINY = RunConfig(
-    network=NetworkConfig("xlsr", 2),
+    network=NetworkConfig("xlsr", 2, start=""),
     data=DataConfig(images="train", validation_every=3, crop=8, rescale=[1.0, 0.5], intensity=[1.0, 0.7]),
     training=TrainingConfig(
         steps=6,
@@ -21,6 +25,7 @@ TINY = RunConfig(
         charbonnier_epsilon=0.1,
         clip_penalty=0.1,
         gradient_norm=0.5,
+        weight_decay=0.0,
         ema_decay=0.5,
         validate_steps=3,
         checkpoint_seconds=0.0,  # after every step
@@ -33,6 +38,12 @@ TINY = RunConfig(
 def with_training(**changes: float | bool) -> RunConfig:
     """The tiny run with some of its training settings changed."""
     return replace(TINY, training=replace(TINY.training, **changes))  # type: ignore[arg-type]
+
+
+def trainer(config: RunConfig, data: TrainingData, folder: Path) -> Trainer:
+    """The trainer of `config` with the pixel loss, on the CPU."""
+    network = fresh_network(config, torch.device("cpu"))
+    return Trainer(config, data, folder, PixelObjective(network, config.network.scale, config.training))
 
 
 def draw_pictures(folder: Path) -> Path:

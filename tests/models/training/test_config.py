@@ -26,7 +26,14 @@ def refused(tmp_path: Path, before: str, after: str) -> str:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_configurations_load(path: Path) -> None:
     config = load_config(path)
-    assert path.stem == f"{config.network.name}-x{config.network.scale}"
+    assert path.stem.startswith(config.network.name) and path.stem.endswith(f"-x{config.network.scale}")
+    assert (config.compression is not None) == ("-live-" in path.stem)
+    assert (config.adversarial is not None) == (path.stem == "swift-srgan-x4")
+
+
+def test_names_a_key_missing_in_an_optional_section(tmp_path: Path) -> None:
+    message = refused(tmp_path, "[network]", "[compression]\nshare = 0.5\n[network]")
+    assert "missing key compression.crf, compression.presets, compression.versions;" in message
 
 
 def test_whole_numbers_are_floats_too(tmp_path: Path) -> None:
@@ -43,7 +50,9 @@ def test_names_an_unknown_key(tmp_path: Path) -> None:
 
 
 def test_names_an_unknown_section(tmp_path: Path) -> None:
-    assert "unknown key extra; known are data, network, training" in refused(tmp_path, "[network]", "[extra]\n[network]")
+    assert "unknown key extra; known are adversarial, compression, data, network, training" in refused(
+        tmp_path, "[network]", "[extra]\n[network]"
+    )
 
 
 def test_names_a_missing_key(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from models.resize import downscale
+from models.training.config import CompressionConfig
 from models.training.data import TrainingData
 from tests.support.frames import natural
 from tests.support.runs import TINY, draw_pictures
@@ -22,8 +23,8 @@ def pictures(tmp_path: Path) -> Path:
 def test_splits_training_from_validation(pictures: Path) -> None:
     data = TrainingData(pictures, TINY.data, 2)
     assert len(data.validation) == 1
-    assert [pair.high.shape[:2] for pair in data.training] == [(36, 50), (18, 26), (64, 32), (32, 16)]
-    for pair in (*data.training, *data.validation):
+    assert [pair.high.shape[:2] for pair in data.training.pairs] == [(36, 50), (18, 26), (64, 32), (32, 16)]
+    for pair in (*data.training.pairs, *data.validation):
         np.testing.assert_array_equal(pair.low, downscale(pair.high, 2))
 
 
@@ -65,7 +66,7 @@ def test_broken_and_small_pictures_are_counted_and_left_out(pictures: Path, capl
     (pictures / "notes.txt").write_text("not meant to be one")
     with caplog.at_level(logging.WARNING):
         data = TrainingData(pictures, TINY.data, 2)
-    assert len(data.validation) == 1 and len(data.training) == 4
+    assert len(data.validation) == 1 and len(data.training.pairs) == 4
     assert "4 pictures left out" in caplog.text
     for name in ("a-empty.png", "b-text.webp", "c-cut.png", "d-small.png (smaller than 16 pixels)"):
         assert name in caplog.text
@@ -76,3 +77,26 @@ def test_a_folder_without_usable_pictures_is_refused(tmp_path: Path) -> None:
     Image.fromarray(natural(15, 15)).save(tmp_path / "small.png")
     with pytest.raises(FileNotFoundError, match="holds no picture of 16 pixels a side"):
         TrainingData(tmp_path, TINY.data, 2)
+
+
+def test_a_share_of_the_crops_and_all_validation_is_compressed(tmp_path: Path) -> None:
+    """A live run's crops: half of them differ from what the evaluation's resize makes of their high side."""
+    for index in range(3):
+        Image.fromarray(natural(120, 120, seed=index)).save(tmp_path / f"{index}.png")
+    compression = CompressionConfig(share=0.5, versions=1, crf=[30, 35], presets=["veryfast"])
+    data = TrainingData(tmp_path, replace(TINY.data, rescale=[1.0], intensity=[1.0]), 2, compression)
+    assert len(data.validation) == 2 and len(data.compressed.pairs) == 4 and len(data.training.pairs) == 2
+    assert not any(np.array_equal(pair.low, downscale(pair.high, 2)) for pair in data.validation)
+    low, high = data.batch(64, (1, 0))
+    made = np.stack([downscale((image * 255).round().astype(np.uint8).transpose(1, 2, 0), 2) for image in high])
+    error = np.abs((low * 255).transpose(0, 2, 3, 1) - made)[:, 2:-2, 2:-2].mean((1, 2, 3))  # inside: borders see no neighbours
+    assert 16 <= np.sum(error > 1) <= 48
+
+
+def test_batches_go_on_where_a_run_stopped(pictures: Path) -> None:
+    data = TrainingData(pictures, TINY.data, 2)
+    ahead = data.batches(3, seed=1, first=5)
+    for number in (5, 6, 7):
+        for made, expected in zip(next(ahead), data.batch(3, (1, number)), strict=True):
+            np.testing.assert_array_equal(made, expected)
+    ahead.close()

@@ -1,0 +1,144 @@
+"""What a network is trained to do: one optimisation step towards the right pixels, or towards pictures that look real.
+
+Knows nothing of data, checkpoints or schedules.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.fold import SubpixelSwiftSRGAN
+from models.swift_srgan import SwiftSRGAN
+from models.training.config import AdversarialConfig, ConfigError, TrainingConfig
+from models.video_io import SubpixelNetwork
+
+
+class PixelObjective:
+    """Charbonnier loss on the clipped picture, plus what the clip cut off (which alone has a gradient there)."""
+
+    def __init__(self, network: nn.Module, scale: int, settings: TrainingConfig) -> None:
+        """Args: network: on the device it is to be trained on.
+
+        Raises:
+            ConfigError: the network has nothing to train.
+        """
+        self.network, self.scale, self.settings = network, scale, settings
+        self.device = next((parameter.device for parameter in network.parameters()), None)
+        if self.device is None:
+            raise ConfigError(f"network.name: {type(network).__name__} has no weights to train; xlsr and swift-srgan have")
+        form = SubpixelSwiftSRGAN(network) if isinstance(network, SwiftSRGAN) else network
+        self._subpixels = cast(SubpixelNetwork, form).subpixels
+        self.optimizer = _optimizer(network, settings.learning_rate, settings.weight_decay)
+        self._loss = self._compiled(self._pixel_loss)
+
+    def step(self, low: Tensor, high: Tensor, learning_rate: float) -> Tensor:
+        """One step on `low` [N, 3, H, W] and `high` [N, 3, scale * H, scale * W]; returns the loss."""
+        self.network.train()
+        return self._descend(self._loss(low, F.pixel_unshuffle(high, self.scale)), learning_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the network's weights."""
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _descend(self, loss: Tensor, learning_rate: float) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+    def _pixel_loss(self, low: Tensor, target: Tensor) -> Tensor:
+        with self._autocast():
+            subpixels = self._subpixels(low)
+        return self._charbonnier(subpixels.float(), target)
+
+    def _charbonnier(self, subpixels: Tensor, target: Tensor) -> Tensor:
+        clipped = subpixels.clamp(0, 1)
+        charbonnier = ((clipped - target) ** 2 + self.settings.charbonnier_epsilon**2).sqrt().mean()
+        return charbonnier + self.settings.clip_penalty * (subpixels - clipped).abs().mean()
+
+    def _autocast(self) -> torch.autocast:
+        assert self.device is not None
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16)
+
+    def _compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`function` through torch.compile where the settings say so; on a GPU its kernels then replay as a CUDA graph."""
+        if not self.settings.compile:
+            return function
+        assert self.device is not None
+        return torch.compile(function, mode="reduce-overhead" if self.device.type == "cuda" else None)
+
+
+class Adversary:
+    """A discriminator and its training: the other half of a generative adversarial network (Goodfellow et al., 2014)."""
+
+    def __init__(self, discriminator: nn.Module, learning_rate: float) -> None:
+        self.discriminator = discriminator
+        self.optimizer = _optimizer(discriminator, learning_rate, 0.0)
+
+    def learn(self, real: Tensor, fake: Tensor) -> Tensor:
+        """One step towards telling the two batches apart; returns the loss, ln 4 where it cannot."""
+        self.discriminator.train().requires_grad_(True)
+        loss = F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(fake.detach())).mean()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.detach()
+
+    def verdict(self, fake: Tensor) -> Tensor:
+        """-log D(fake), the mean: what the generator makes small. Its gradient does not reach the discriminator's weights."""
+        self.discriminator.requires_grad_(False)
+        return F.softplus(-self.discriminator(fake)).mean()
+
+
+class AdversarialObjective(PixelObjective):
+    """SwiftSRGAN's loss: pixels and MobileNetV2 features, plus a discriminator's verdict (section III-D)."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scale: int,
+        settings: TrainingConfig,
+        adversarial: AdversarialConfig,
+        adversary: Adversary,
+        content: nn.Module,
+    ) -> None:
+        """Args: content: pictures [N, 3, H, W] in 0..1 -> features, frozen."""
+        super().__init__(network, scale, settings)
+        self.adversarial, self.adversary, self.content = adversarial, adversary, content
+        self._generate = self._compiled(self._subpixels)
+
+    def step(self, low: Tensor, high: Tensor, learning_rate: float) -> Tensor:
+        """The discriminator's step, then the generator's on the same pictures; returns the generator's loss."""
+        self.network.train()
+        with self._autocast():
+            subpixels = self._generate(low)
+        fake = F.pixel_shuffle(subpixels.float(), self.scale)
+        with self._autocast():
+            self.adversary.learn(high, fake)
+            features = self.content(high)
+            judged = self.adversary.verdict(fake) * self.adversarial.weight
+            content = F.mse_loss(self.content(fake), features) * self.adversarial.content_weight
+        pixels = self._charbonnier(fake, high)
+        return self._descend(pixels + content + judged, learning_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        discriminator = {"discriminator": self.adversary.discriminator.state_dict()}
+        return super().state_dict() | discriminator | {"adversary": self.adversary.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.adversary.discriminator.load_state_dict(state["discriminator"])
+        self.adversary.optimizer.load_state_dict(state["adversary"])
+
+
+def _optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=True)
