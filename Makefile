@@ -1,8 +1,8 @@
-# Sets up Fourfold in .venv and runs what a user or a contributor runs: make demo, make test, make check, make bench.
+# Sets up Fourfold in .venv and runs what a user or a contributor runs: make demo, make test, make check, make bench, make quality.
 
 PYTHON ?= python3
 
-.PHONY: demo test system check bench clean
+.PHONY: demo test system check bench quality clean
 
 demo: .venv/.base  ## upscales a sample and leaves the results in demo/
 	.venv/bin/fourfold demo demo
@@ -19,6 +19,9 @@ check: .venv/.dev
 bench: .venv/.base
 	.venv/bin/fourfold bench
 
+quality: .venv/.dev  ## scores every model, writes docs/quality.md, and contact sheets to sheets/
+	.venv/bin/python -m server.quality
+
 # Some tests judge written video by ffprobe; the service itself needs neither it nor a system-wide FFmpeg.
 system:
 	@if command -v ffprobe >/dev/null; then exit 0; fi; \
@@ -29,7 +32,7 @@ system:
 	$$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends ffmpeg
 
 clean:
-	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv demo sheets build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

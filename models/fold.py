@@ -72,7 +72,7 @@ class SubpixelSwiftSRGAN(nn.Module):
         for upsample in earlier:
             features = upsample(features)  # [N, 64, s/2 * H, s/2 * W]
         features = F.prelu(separable(features), cast(Tensor, prelu.weight).repeat_interleave(4))  # [N, 256, s/2 * H, s/2 * W]
-        kernel, bias = polyphase(network.tail)
+        kernel, bias = self._tail()
         pixels = (torch.tanh(F.conv2d(features, kernel, bias, padding=2)) + 1) / 2  # [N, 3 * 2 * 2, s/2 * H, s/2 * W]
         n, _, height, width = rgb.shape
         half = network.config.scale // 2
@@ -82,6 +82,25 @@ class SubpixelSwiftSRGAN(nn.Module):
     def forward(self, rgb: Tensor) -> Tensor:
         """As `SwiftSRGAN.forward`: [N, 3, H, W] in 0..1 -> [N, 3, scale * H, scale * W] in 0..1."""
         return F.pixel_shuffle(self.subpixels(rgb), self.network.config.scale)
+
+    def _tail(self) -> tuple[Tensor, Tensor]:
+        return polyphase(self.network.tail)
+
+
+class FoldedSwiftSRGAN(SubpixelSwiftSRGAN):
+    """A SwiftSRGAN to run, not to train: batch normalisation in the convolutions, the polyphase kernel computed once."""
+
+    kernel: Tensor
+    bias: Tensor
+
+    def __init__(self, network: SwiftSRGAN) -> None:
+        super().__init__(fold_batch_norm(network))
+        kernel, bias = polyphase(self.network.tail)
+        self.register_buffer("kernel", kernel.detach())
+        self.register_buffer("bias", bias.detach())
+
+    def _tail(self) -> tuple[Tensor, Tensor]:
+        return self.kernel, self.bias
 
 
 def polyphase(convolution: Separable) -> tuple[Tensor, Tensor]:

@@ -8,16 +8,24 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
+from torch import Tensor, nn
 
 from models.checkpoint import load_checkpoint
-from models.evaluation.protocol import evaluate
+from models.evaluation.protocol import evaluate, read_rgb
+from models.evaluation.squeeze import SqueezeDistance
 from models.export import export, export_unfolded, folded
-from models.registry import HERE, Model, build_network, find_model
+from models.fold import FoldedXLSR
+from models.quantise import QuantisedXLSR, calibrate
+from models.registry import FORMS, HERE, Model, build_network, find_model
+from models.resize import downscale
 from models.training.trainer import upscale
+from models.video_io import HalfPrecision
 
 log = logging.getLogger("models.publish")
 
@@ -26,47 +34,72 @@ TEST_SETS = ("set5", "set14", "bsd100")
 
 def publish(model: Model, trained: Path | None, data: Path) -> None:
     """Writes checkpoint, ONNX files and card of `model`; without `trained`, anew from the checkpoint that is there."""
-    network = build_network(model.architecture, model.scale)
+    network = build_network(model.architecture, model.scale).eval()
     card: dict[str, Any] = {"name": model.name, "scale": model.scale, "architecture": model.architecture}
     if model.architecture != "bicubic":
         model.checkpoint.parent.mkdir(exist_ok=True)
         if trained:
             shutil.copyfile(trained, model.checkpoint)
         load_checkpoint(network, model.checkpoint)
-        card |= _training(model.checkpoint)
-        export_unfolded(network.eval(), model.reference_onnx)
+        card |= _training(model)
+        export_unfolded(network, model.reference_onnx)
+    fast = folded(network)
     card["parameters"] = sum(parameter.numel() for parameter in network.parameters())
-    card["parameters_folded"] = sum(parameter.numel() for parameter in folded(network).parameters())
+    card["parameters_folded"] = sum(parameter.numel() for parameter in fast.parameters())
+    variants = {"fp32": fast}
+    if "fp16" in model.precisions:
+        variants["fp16"] = HalfPrecision(fast)
+    if "int8" in model.precisions:
+        assert isinstance(fast, FoldedXLSR)
+        card["int8_input_steps"] = calibrate(fast, _real_pictures(data / "train", model.scale))
+        variants["int8"] = QuantisedXLSR(fast, card["int8_input_steps"])
     model.onnx("rgb").parent.mkdir(exist_ok=True)
-    export(network, model.scale, "rgb", model.onnx("rgb"))
-    export(network, model.scale, "yuv420", model.onnx("yuv420"))
-    card["figures"] = {name: _figures(network, model.scale, data, name) for name in TEST_SETS}
+    for precision, variant in variants.items():
+        for form in FORMS:
+            export(variant, model.scale, form, model.onnx(form, precision))
+    card["figures"], *others = (_figures(variant, model.scale, data) for variant in variants.values())
+    card["figures_of_other_precisions"] = dict(zip([name for name in variants if name != "fp32"], others, strict=True))
     card_path = HERE / "checkpoints" / f"{model.title}.json"
     card_path.write_text(json.dumps(card, indent=2) + "\n")
     log.info("%s: %s", model.title, json.dumps(card["figures"]))
 
 
-def _training(checkpoint: Path) -> dict[str, Any]:
+def _real_pictures(folder: Path, scale: int) -> Iterator[Tensor]:
+    """About 300 low-resolution training pictures [1, 3, H, W], RGB in 0..1."""
+    for path in sorted(folder.rglob("*.webp"))[::3]:
+        yield torch.from_numpy(downscale(read_rgb(path), scale)).permute(2, 0, 1)[None] / 255
+
+
+def _training(model: Model) -> dict[str, Any]:
     """What the card says of the training, from the checkpoint's own header."""
-    with safe_open(checkpoint, "pt") as file:
+    with safe_open(model.checkpoint, "pt") as file:
         header = file.metadata()
+    config = json.loads(header["config"])
     return {
         "training": {
             "step": int(header["step"]),
             "validation_psnr_y": float(header["validation_psnr_y"]),
-            "chosen_by": "best PSNR-Y on pictures held out of the training set; no test set was looked at",
-            "config": json.loads(header["config"]),
+            "chosen_by": ("squeeze_distance" if config.get("adversarial") else "best PSNR-Y")
+            + " on pictures held out of the training set; no test set was looked at",
+            "config": config,
             "data": "977 crops (129 megapixels) of photographs, wallpapers, game stills and drawings; "
             "some of the pictures are for research use only",
         },
-        "intended_use": "upscaling clean, lightly compressed video and pictures; strong compression is amplified",
+        "intended_use": model.summary,
     }
 
 
-def _figures(network: Any, scale: int, data: Path, name: str) -> dict[str, float]:
-    """Scores of the unfolded FP32 network on a test set with the low-resolution files that the literature uses."""
-    result = evaluate(lambda low: upscale(network, low), scale, data / "test" / name, data / f"test_lr_x{scale}" / name)
-    return {"psnr_y": round(result.psnr_y, 3), "ssim_y": round(result.ssim_y, 4)}
+def _figures(network: nn.Module, scale: int, data: Path) -> dict[str, dict[str, float]]:
+    """Scores of `network` on each test set, with the low-resolution files that the literature uses."""
+    distance = SqueezeDistance(data / "weights" / "squeezenet1_1_imagenet_f16.npz").of_images
+    figures = {}
+    for name in TEST_SETS:
+        low = data / f"test_lr_x{scale}" / name
+        result = evaluate(lambda image: upscale(network, image), scale, data / "test" / name, low, distance)
+        assert result.squeeze_distance is not None
+        scores = {"psnr_y": round(result.psnr_y, 3), "ssim_y": round(result.ssim_y, 4)}
+        figures[name] = scores | {"squeeze_distance": round(result.squeeze_distance, 4)}
+    return figures
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Form = Literal["rgb", "yuv420"]
 """What a graph takes and gives: packed RGB pictures, or planar YUV 4:2:0 frames. See `models.video_io`."""
 
+FORMS: tuple[Form, ...] = ("rgb", "yuv420")
+
 HERE = Path(__file__).parent
 
 
@@ -43,6 +45,7 @@ class Model:
     scale: int
     architecture: str
     summary: str
+    precisions: tuple[str, ...] = ("fp32", "fp16")  # that it is exported in
 
     @property
     def title(self) -> str:
@@ -92,10 +95,8 @@ ARCHITECTURES = (
 )
 
 MODELS = (  # of one scale, best PSNR first: the order in which `auto` considers them
-    Model("xlsr", 4, "xlsr", "a trained network of 28 thousand parameters; the default"),
-    Model("bicubic", 4, "bicubic", "plain interpolation, the baseline"),
-    Model("bicubic", 3, "bicubic", "plain interpolation, the baseline"),
-    Model("bicubic", 2, "bicubic", "plain interpolation, the baseline"),
+    Model("xlsr", 4, "xlsr", "a trained network of 28 thousand parameters; the default", ("fp32", "fp16", "int8")),
+    *(Model("bicubic", scale, "bicubic", "plain interpolation, the baseline", ("fp32",)) for scale in (4, 3, 2)),
 )
 
 

@@ -7,17 +7,37 @@ shuffle itself is left to whoever runs the graph; see `engines.shuffle`. Other n
 Chroma is sited as in MPEG-2 and H.264 by default (left): a chroma sample lies on an even luma column, between two luma rows.
 """
 
-from typing import Protocol, cast
+import copy
+import math
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+@runtime_checkable
 class SubpixelNetwork(Protocol):
     """A network whose last two steps are a clip to 0..1 and a pixel shuffle."""
 
     def subpixels(self, rgb: Tensor) -> Tensor: ...
+
+
+class HalfPrecision(nn.Module):
+    """A subpixel network in FP16 between FP32 borders: colours are converted and rounded as in FP32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).half()
+
+    def subpixels(self, rgb: Tensor) -> Tensor:
+        """As the network's own, float32 in and out."""
+        return cast(SubpixelNetwork, self.network).subpixels(rgb.half()).float()
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """[N, 3, H, W] RGB in 0..1 -> [N, 3, scale * H, scale * W] in 0..1."""
+        subpixels = self.subpixels(rgb).clamp(0, 1)
+        return F.pixel_shuffle(subpixels, math.isqrt(subpixels.shape[1] // 3))
 
 
 class YuvToRgb(nn.Module):

@@ -197,19 +197,46 @@ def evaluate(
     precision: PrecisionName = "fp32",
     json: Json = False,
 ) -> None:
-    """Score a model: PSNR-Y and SSIM-Y by the literature's protocol."""
+    """Score a model on pictures: PSNR-Y and SSIM-Y by the literature's protocol, and how different they look."""
     from models.evaluation.protocol import evaluate as evaluate_folder
+    from server.distance import find_distance
     from server.images import ImageUpscaler
 
+    distance = find_distance(_data_folder(), _say)
     with ImageUpscaler(model, scale, engine, precision) as upscaler:
-        result = evaluate_folder(upscaler.upscale, scale, data, lr)
+        result = evaluate_folder(upscaler.upscale, scale, data, lr, distance)
     if json:
         per_image = [vars(score) for score in result.scores]
-        averages = {"psnr_y": result.psnr_y, "ssim_y": result.ssim_y, "squeeze_distance": None, "lpips": None}
+        averages = {name: getattr(result, name) for name in ("psnr_y", "ssim_y", "squeeze_distance")} | {"lpips": None}
         about = {"model": upscaler.graph.model, "scale": scale, "data": str(data), "images": len(per_image)}
         _print_json({**about, **averages, "per_image": per_image})
     else:
-        print(f"{upscaler.graph.model} x{scale} on {data}: PSNR-Y {result.psnr_y:.3f} dB, SSIM-Y {result.ssim_y:.4f}")
+        line = f"{upscaler.graph.model} x{scale} on {data}: PSNR-Y {result.psnr_y:.3f} dB, SSIM-Y {result.ssim_y:.4f}"
+        print(line if result.squeeze_distance is None else f"{line}, squeeze_distance {result.squeeze_distance:.4f}")
+
+
+@app.command()
+def evaluate_video(
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Video files in the quality that is to be reached.")],
+    model: Annotated[list[str], typer.Option(help="A model's name or a .safetensors checkpoint; may be given again.")],
+    crf: Annotated[list[int], typer.Option(min=0, max=51, help="libx264's rate factor; may be given again.")] = [23, 28, 33],  # noqa: B006
+    scale: Scale = 4,
+    frames: Annotated[int, typer.Option(min=1, help="The first so many of each clip.")] = 60,
+    engine: EngineName = "auto",
+    precision: PrecisionName = "auto",
+    json: Json = False,
+) -> None:
+    """Score models on clips that were made small and compressed: PSNR-Y, VMAF where FFmpeg has it, flicker."""
+    from server.video_scores import score_video
+
+    scores = []
+    for clip in clips:
+        for score in score_video(clip, model, scale, crf, frames, engine, precision):
+            scores.append(vars(score))
+            if not json:
+                print(score)
+    if json:
+        _print_json({"scale": scale, "scores": scores})
 
 
 @app.command()
@@ -224,9 +251,8 @@ def train(
         from models.training.command import train as train_network
     except ImportError as error:
         raise FourfoldError(f"training needs PyTorch ({error}); pip install 'fourfold[train]'") from error
-    folder = data or Path(os.environ.get("FOURFOLD_DATA", "../shared/data"))
-    best = train_network(config, folder, run or Path("runs") / config.stem, threads)
-    _say(f"best validation PSNR-Y: {best:.3f} dB")
+    best = train_network(config, data or _data_folder(), run or Path("runs") / config.stem, threads)
+    _say(f"best validation score: {best:.3f}")
 
 
 @app.command()
@@ -281,6 +307,10 @@ class _Progress:
             self._task = self._bar.add_task("", total=total, fps=0.0)
         elapsed = self._bar.tasks[0].elapsed or 1e-9
         self._bar.update(self._task, completed=done, fps=done / elapsed)
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get("FOURFOLD_DATA", "../shared/data"))
 
 
 def _say(line: str) -> None:

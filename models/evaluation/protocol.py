@@ -11,11 +11,14 @@ import numpy as np
 from PIL import Image
 
 from models.errors import FourfoldError
-from models.evaluation.metrics import luma, psnr, shave, ssim
+from models.evaluation.metrics import luma, psnr, ssim
 from models.resize import UInt8Image, crop_to_multiple, downscale
 
 Upscale = Callable[[UInt8Image], UInt8Image]
 """[H, W, 3] uint8 RGB -> [scale * H, scale * W, 3] uint8 RGB."""
+
+Distance = Callable[[UInt8Image, UInt8Image], float]
+"""How different two [H, W, 3] uint8 RGB pictures look; 0 for equal ones."""
 
 SUFFIXES = {".png", ".bmp", ".webp", ".jpg", ".jpeg"}
 
@@ -29,6 +32,7 @@ class ImageScore:
     image: str
     psnr_y: float  # dB
     ssim_y: float
+    squeeze_distance: float | None  # see `models.evaluation.squeeze`; None where it was not asked for
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,19 @@ class Evaluation:
     def ssim_y(self) -> float:
         return float(np.mean([score.ssim_y for score in self.scores]))
 
+    @property
+    def squeeze_distance(self) -> float | None:
+        distances = [score.squeeze_distance for score in self.scores if score.squeeze_distance is not None]
+        return float(np.mean(distances)) if distances else None
 
-def evaluate(upscale: Upscale, scale: int, high_folder: Path, low_folder: Path | None = None) -> Evaluation:
+
+def evaluate(
+    upscale: Upscale, scale: int, high_folder: Path, low_folder: Path | None = None, distance: Distance | None = None
+) -> Evaluation:
     """Scores `upscale` on every picture of `high_folder`.
 
     High-resolution pictures are cropped to a multiple of `scale`. Low-resolution ones are read from `low_folder` under the same
-    name, or made by `models.resize`. Luma, `scale` pixels of border cropped, averaged over pictures.
+    name, or made by `models.resize`. Luma, `scale` pixels of border cropped, averaged over pictures; `distance` sees colours.
 
     Raises:
         EvaluationDataError: no picture there, or a low-resolution one is missing or of the wrong size.
@@ -60,14 +71,16 @@ def evaluate(upscale: Upscale, scale: int, high_folder: Path, low_folder: Path |
     paths = sorted(path for path in high_folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise EvaluationDataError(f"{high_folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
-    return Evaluation(tuple(_score(upscale, scale, path, low_folder) for path in paths))
+    return Evaluation(tuple(_score(upscale, scale, path, low_folder, distance) for path in paths))
 
 
-def _score(upscale: Upscale, scale: int, path: Path, low_folder: Path | None) -> ImageScore:
+def _score(upscale: Upscale, scale: int, path: Path, low_folder: Path | None, distance: Distance | None) -> ImageScore:
     high = crop_to_multiple(read_rgb(path), scale)
     low = downscale(high, scale) if low_folder is None else _read_low(low_folder / path.name, high, scale)
-    ours, truth = (shave(luma(image), scale) for image in (upscale(low), high))
-    return ImageScore(path.name, psnr(ours, truth), ssim(ours, truth))
+    ours, truth = (image[scale:-scale, scale:-scale] for image in (upscale(low), high))
+    luma_ours, luma_truth = luma(ours), luma(truth)
+    seen = distance(ours, truth) if distance else None
+    return ImageScore(path.name, psnr(luma_ours, luma_truth), ssim(luma_ours, luma_truth), seen)
 
 
 def _read_low(path: Path, high: UInt8Image, scale: int) -> UInt8Image:

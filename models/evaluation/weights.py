@@ -21,7 +21,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         WeightsError: the file cannot be read, or an array is missing or of another shape.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name].astype(np.float32) for name in file.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path} cannot be read as an .npz file of weights: {error}") from error

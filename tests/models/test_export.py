@@ -11,21 +11,29 @@ from torch import nn
 
 from models.checkpoint import load_checkpoint
 from models.export import INPUTS, OPSET, ExportError, example, export, folded, serving_graph, write_onnx
+from models.fold import FoldedXLSR
+from models.quantise import QuantisedXLSR
 from models.registry import MODELS, Form, Model, build_network
-from models.video_io import RgbGraph
+from models.video_io import HalfPrecision, RgbGraph
 from models.xlsr import XLSR, XLSRConfig
 
+FILES = [pytest.param(m, p, id=f"{m.title}-{p}") for m in MODELS for p in m.precisions]
 
-def network_of(model: Model) -> nn.Module:
+
+def network_of(model: Model, precision: str = "fp32") -> nn.Module:
     network = build_network(model.architecture, model.scale).eval()
     if model.architecture != "bicubic":
         load_checkpoint(network, model.checkpoint)
-    return network
+    if precision == "int8":
+        quantised = folded(network)
+        assert isinstance(quantised, FoldedXLSR)
+        return QuantisedXLSR(quantised, model.card()["int8_input_steps"])
+    return HalfPrecision(folded(network)) if precision == "fp16" else network
 
 
 @torch.no_grad()
-def assert_equal(graph: nn.Module, form: Form, path: Path, height: int, width: int) -> None:
-    """Equal but for sums that land on the other side of a rounding: one level, in a pixel of a hundred."""
+def assert_equal(graph: nn.Module, form: Form, path: Path, height: int, width: int, rare: float = 0.01) -> None:
+    """Equal but for sums that land on the other side of a rounding: one level, in a share of at most `rare` of the values."""
     inputs = example(form, height, width)
     expected = graph(*inputs)
     feed = {name: tensor.numpy() for name, tensor in zip(INPUTS[form], inputs, strict=True)}
@@ -33,16 +41,16 @@ def assert_equal(graph: nn.Module, form: Form, path: Path, height: int, width: i
     for tensor, result in zip(expected if isinstance(expected, tuple) else (expected,), results, strict=True):
         assert result.dtype == np.uint8 and result.shape == tuple(tensor.shape)
         difference = np.abs(tensor.numpy().astype(int) - result)
-        assert difference.max() <= 1 and np.mean(difference > 0) < 0.01
+        assert difference.max() <= 1 and np.mean(difference > 0) < rare
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.title)
+@pytest.mark.parametrize(("model", "precision"), FILES)
 @pytest.mark.parametrize("form", ["rgb", "yuv420"])
 @pytest.mark.parametrize(("height", "width"), [(12, 10), (7, 9), (1, 1)])
-def test_shipped_file_is_the_checkpoint(model: Model, form: Form, height: int, width: int) -> None:
-    graph, outputs = serving_graph(folded(network_of(model)), model.scale, form)
-    assert_equal(graph.eval(), form, model.onnx(form), height, width)
-    names = [value.name for value in onnx.load(model.onnx(form)).graph.output]
+def test_shipped_file_is_the_checkpoint(model: Model, precision: str, form: Form, height: int, width: int) -> None:
+    graph, outputs = serving_graph(folded(network_of(model, precision)), model.scale, form)
+    assert_equal(graph.eval(), form, model.onnx(form, precision), height, width, 0.1 if precision == "fp16" else 0.01)
+    names = [value.name for value in onnx.load(model.onnx(form, precision)).graph.output]
     assert tuple(names) == outputs
 
 
@@ -51,10 +59,10 @@ def test_shipped_reference_is_the_unfolded_checkpoint(model: Model) -> None:
     assert_equal(RgbGraph(network_of(model)).eval(), "rgb", model.reference_onnx, 9, 14)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.title)
+@pytest.mark.parametrize(("model", "precision"), FILES)
 @pytest.mark.parametrize("form", ["rgb", "yuv420"])
-def test_shipped_file_takes_any_size(model: Model, form: Form) -> None:
-    shipped = onnx.load(model.onnx(form))
+def test_shipped_file_takes_any_size(model: Model, precision: str, form: Form) -> None:
+    shipped = onnx.load(model.onnx(form, precision))
     assert [opset.version for opset in shipped.opset_import if not opset.domain] == [OPSET]
     assert tuple(value.name for value in shipped.graph.input) == INPUTS[form]
     for value in shipped.graph.input[: 1 if form == "rgb" else 3]:

@@ -8,7 +8,7 @@ import pytest
 
 from models.checkpoint import load_checkpoint
 from models.evaluation.protocol import evaluate
-from models.registry import ARCHITECTURES, HERE, MODELS, Model, UnknownModelError, build_network, find_model
+from models.registry import ARCHITECTURES, FORMS, HERE, MODELS, Model, UnknownModelError, build_network, find_model
 from models.training.trainer import upscale
 
 BY_TITLE = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.title)
@@ -60,7 +60,8 @@ def test_of_one_scale_the_best_comes_first() -> None:
 
 
 def test_no_file_belongs_to_nobody() -> None:
-    owned = {path.name for m in MODELS for path in (m.checkpoint, m.reference_onnx, m.onnx("rgb"), m.onnx("yuv420"))}
+    owned = {path.name for m in MODELS for path in (m.checkpoint, m.reference_onnx)}
+    owned |= {model.onnx(form, precision).name for model in MODELS for form in FORMS for precision in model.precisions}
     owned |= {f"{model.title}.json" for model in MODELS}
     present = {path.name for folder in ("checkpoints", "onnx") for path in (HERE / folder).iterdir()}
     assert not {name for name in present if name.endswith((".onnx", ".safetensors", ".json"))} - owned

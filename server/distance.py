@@ -1,0 +1,25 @@
+"""`squeeze_distance` where it can be had: it needs PyTorch and SqueezeNet's weights, which are no part of the project."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from models.evaluation.protocol import Distance
+
+WEIGHTS = Path("weights") / "squeezenet1_1_imagenet_f16.npz"
+
+
+def find_distance(data: Path, say: Callable[[str], None]) -> Distance | None:
+    """The distance with the weights below `data`, or None; `say` is told why not.
+
+    Raises:
+        WeightsError: the weights are there and broken.
+    """
+    if not (data / WEIGHTS).exists():
+        say(f"no squeeze_distance: there is no {data / WEIGHTS}; FOURFOLD_DATA says where the data directory is")
+        return None
+    try:
+        from models.evaluation.squeeze import SqueezeDistance
+    except ImportError as error:
+        say(f"no squeeze_distance: it needs PyTorch ({error}); pip install 'fourfold[train]'")
+        return None
+    return SqueezeDistance(data / WEIGHTS).of_images

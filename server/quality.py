@@ -1,0 +1,175 @@
+"""Every figure of docs/quality.md, and contact sheets to look at, by one command: `python -m server.quality` (`make quality`).
+
+Pictures are scored through the engine's FP32 on the exported graphs, compressed clips through the precision that frames are
+served in. Figures of FP16 and INT8 are those that `models.publish` measured when it wrote the files.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from models.evaluation.protocol import evaluate, read_rgb
+from models.registry import MODELS
+from models.resize import UInt8Image, crop_to_multiple, downscale
+from server.distance import find_distance
+from server.images import ImageUpscaler
+from server.video_scores import score_video
+
+SETS = ("set5", "set14", "bsd100", "game10")
+LIVE_MODELS = ("bicubic", "xlsr", "xlsr-live")
+CRFS = (23, 28, 33)
+FRAMES = 60
+TILE = 176  # high-resolution pixels of a picture on a contact sheet
+
+PAPERS: dict[int, dict[str, tuple[float | None, ...]]] = {  # PSNR-Y on Set5, Set14, BSD100, as published
+    4: {
+        "Swift-SRGAN": (25.13, 23.29, None),
+        "SRGAN": (29.40, 26.02, 25.16),
+        "SRCNN": (30.07, 27.18, 26.68),
+        "ESPCN": (30.76, 27.66, 27.02),
+        "ECBSR-M4C16": (30.87, 27.80, 27.06),
+        "ETDS-S": (31.19, 28.01, 27.18),
+        "SRResNet": (32.05, 28.49, 27.58),
+    },
+    3: {"XLSR": (33.42, 29.73, 28.55)},
+    2: {},
+}
+
+Scores = dict[str, dict[str, dict[str, float]]]
+"""Title of a model -> test set -> metric -> value."""
+
+
+def measure(data: Path, sheets: Path) -> dict[str, Any]:
+    """Scores every model on pictures and the live ones on clips, and draws the contact sheets."""
+    pictures: Scores = {}
+    for model in MODELS:
+        with ImageUpscaler(model.name, model.scale, precision="fp32") as upscaler:
+            pictures[model.title] = {name: _score(upscaler, model.scale, data, name) for name in SETS}
+        print(model.title, pictures[model.title], flush=True)
+    for scale in sorted({model.scale for model in MODELS}):
+        for name in SETS:
+            _draw_sheet(sheets / f"{name}-x{scale}.png", scale, sorted((data / "test" / name).iterdir())[:6])
+    clips = []
+    for clip in sorted((data / "video").glob("*.mp4")):
+        for score in score_video(clip, [m for m in LIVE_MODELS if _exists(m)], 4, list(CRFS), FRAMES):
+            print(score, flush=True)
+            clips.append(asdict(score))
+    return {"pictures": pictures, "clips": clips}
+
+
+def _exists(name: str) -> bool:
+    return any(model.name == name and model.scale == 4 for model in MODELS)
+
+
+def _score(upscaler: ImageUpscaler, scale: int, data: Path, name: str) -> dict[str, float]:
+    low = data / f"test_lr_x{scale}" / name
+    distance = find_distance(data, print)
+    result = evaluate(upscaler.upscale, scale, data / "test" / name, low if low.exists() else None, distance)
+    figures = {"psnr_y": round(result.psnr_y, 3), "ssim_y": round(result.ssim_y, 4)}
+    return figures | ({} if result.squeeze_distance is None else {"squeeze_distance": round(result.squeeze_distance, 4)})
+
+
+def _draw_sheet(path: Path, scale: int, sources: list[Path]) -> None:
+    """A row for each picture: its middle, upscaled by each model of `scale`, and as it is."""
+    names = [model.name for model in reversed(MODELS) if model.scale == scale]
+    rows: list[list[UInt8Image]] = []
+    highs = [crop_to_multiple(read_rgb(source), scale) for source in sources]
+    for name in names:
+        with ImageUpscaler(name, scale, precision="fp32") as upscaler:
+            rows.append([_middle(upscaler.upscale(downscale(high, scale))) for high in highs])
+    columns = [*rows, [_middle(high) for high in highs]]
+    sheet = Image.new("RGB", (TILE * len(columns), TILE * len(highs) + 14), "white")
+    draw = ImageDraw.Draw(sheet)
+    for x, (title, column) in enumerate(zip([*names, "original"], columns, strict=True)):
+        draw.text((x * TILE + 3, 1), title, fill="black")
+        for y, tile in enumerate(column):
+            sheet.paste(Image.fromarray(tile), (x * TILE, 14 + y * TILE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def _middle(image: UInt8Image) -> UInt8Image:
+    top, left = ((side - TILE) // 2 for side in image.shape[:2])
+    return np.ascontiguousarray(image[max(0, top) : top + TILE, max(0, left) : left + TILE])
+
+
+def render(results: dict[str, Any]) -> str:
+    """docs/quality.md, but for the text around the tables."""
+    pictures: Scores = results["pictures"]
+    scales = sorted({model.scale for model in MODELS}, reverse=True)
+    sections = [_picture_table(scale, pictures) for scale in scales]
+    return "\n\n".join([*sections, _precision_table(), _clip_table(results["clips"])])
+
+
+def _picture_table(scale: int, pictures: Scores) -> str:
+    models = [model for model in MODELS if model.scale == scale]
+    rows = [[f"**{m.name}**", *(_cell(pictures[m.title].get(name)) for name in SETS)] for m in models]
+    rows += [
+        [f"{name} (paper)", *("–" if v is None else f"{v:.2f}" for v in values), "–"] for name, values in PAPERS[scale].items()
+    ]
+    return f"## x{scale}: PSNR-Y dB / SSIM-Y / squeeze_distance\n\n" + _table(["", *SETS], rows)
+
+
+def _cell(figures: dict[str, float] | None) -> str:
+    if not figures:
+        return "–"
+    distance = figures.get("squeeze_distance")
+    return f"{figures['psnr_y']:.2f} / {figures['ssim_y']:.4f} / " + ("–" if distance is None else f"{distance:.3f}")
+
+
+def _precision_table() -> str:
+    rows = []
+    for model in MODELS:
+        card = model.card()
+        for precision, figures in card.get("figures_of_other_precisions", {}).items():
+            drops = (figures[name]["psnr_y"] - card["figures"][name]["psnr_y"] for name in SETS[:3])
+            rows.append([model.title, precision.upper(), *(f"{drop:+.3f}" for drop in drops)])
+    return "## Other precisions: PSNR-Y against FP32, dB\n\n" + _table(["", "", *SETS[:3]], rows)
+
+
+def _clip_table(clips: list[dict[str, Any]]) -> str:
+    """Means over all clips."""
+    rows = []
+    for crf in CRFS:
+        for name in dict.fromkeys(score["model"] for score in clips):
+            scores = [score for score in clips if score["crf"] == crf and score["model"] == name]
+            names = scores[0]["vmaf"] or {}
+            judged = [f"{fmean(score['vmaf'][key] for score in scores):.1f}" for key in names] or ["–", "–"]
+            means = [f"{fmean(s[key] for s in scores):.3f}" for key in ("psnr_y", "flicker")]
+            rows.append([str(crf), name, *means, *judged])
+    header = ["CRF", "model", "PSNR-Y dB", "flicker", "VMAF", "VMAF-NEG"]
+    return f"## Compressed clips, x4, means over {len({s['clip'] for s in clips})} clips\n\n" + _table(header, rows)
+
+
+def _table(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("FOURFOLD_DATA", "../shared/data")))
+    parser.add_argument("--sheets", type=Path, default=Path("sheets"), help="folder for contact sheets")
+    parser.add_argument("--results", type=Path, default=Path("bench/results/quality.json"))
+    parser.add_argument("--page", type=Path, default=Path("docs/quality.md"), help="everything below its marker is replaced")
+    parser.add_argument("--render-only", action="store_true", help="write the page again from --results")
+    arguments = parser.parse_args()
+    if not arguments.render_only:
+        results = measure(arguments.data, arguments.sheets)
+        arguments.results.write_text(json.dumps(results, indent=1) + "\n")
+    written = arguments.page.read_text().partition(MARKER)[0]
+    arguments.page.write_text(f"{written}{MARKER}\n\n{render(json.loads(arguments.results.read_text()))}\n")
+
+
+MARKER = "<!-- everything below is written by `make quality` -->"
+
+if __name__ == "__main__":
+    main()
