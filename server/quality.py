@@ -26,7 +26,7 @@ from server.video_scores import score_video
 SETS = ("set5", "set14", "bsd100", "game10")
 LIVE_MODELS = ("bicubic", "xlsr", "xlsr-live")
 CRFS = (23, 28, 33)
-FRAMES = 60
+FRAMES = 30  # of each clip
 TILE = 176  # high-resolution pixels of a picture on a contact sheet
 
 PAPERS: dict[int, dict[str, tuple[float | None, ...]]] = {  # PSNR-Y on Set5, Set14, BSD100, as published
@@ -47,26 +47,31 @@ Scores = dict[str, dict[str, dict[str, float]]]
 """Title of a model -> test set -> metric -> value."""
 
 
-def measure(data: Path, sheets: Path) -> dict[str, Any]:
-    """Scores every model on pictures and the live ones on clips, and draws the contact sheets."""
-    pictures: Scores = {}
+def measure_pictures(data: Path) -> Scores:
+    """Scores every model on every test set that its scale can be tried on."""
+    scores: Scores = {}
     for model in MODELS:
         with ImageUpscaler(model.name, model.scale, precision="fp32") as upscaler:
-            pictures[model.title] = {name: _score(upscaler, model.scale, data, name) for name in SETS}
-        print(model.title, pictures[model.title], flush=True)
+            scores[model.title] = {name: _score(upscaler, model.scale, data, name) for name in SETS}
+        print(model.title, scores[model.title], flush=True)
+    return scores
+
+
+def measure_clips(data: Path) -> list[dict[str, Any]]:
+    """Scores the models for live streams on every clip and rate factor."""
+    scores = []
+    for clip in sorted((data / "video").glob("*.mp4")):
+        for score in score_video(clip, list(LIVE_MODELS), 4, list(CRFS), FRAMES):
+            print(score, flush=True)
+            scores.append(asdict(score))
+    return scores
+
+
+def draw_sheets(data: Path, folder: Path) -> None:
+    """A contact sheet for each scale and test set."""
     for scale in sorted({model.scale for model in MODELS}):
         for name in SETS:
-            _draw_sheet(sheets / f"{name}-x{scale}.png", scale, sorted((data / "test" / name).iterdir())[:6])
-    clips = []
-    for clip in sorted((data / "video").glob("*.mp4")):
-        for score in score_video(clip, [m for m in LIVE_MODELS if _exists(m)], 4, list(CRFS), FRAMES):
-            print(score, flush=True)
-            clips.append(asdict(score))
-    return {"pictures": pictures, "clips": clips}
-
-
-def _exists(name: str) -> bool:
-    return any(model.name == name and model.scale == 4 for model in MODELS)
+            _draw_sheet(folder / f"{name}-x{scale}.png", scale, sorted((data / "test" / name).iterdir())[:6])
 
 
 def _score(upscaler: ImageUpscaler, scale: int, data: Path, name: str) -> dict[str, float]:
@@ -160,13 +165,18 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path, default=Path("sheets"), help="folder for contact sheets")
     parser.add_argument("--results", type=Path, default=Path("bench/results/quality.json"))
     parser.add_argument("--page", type=Path, default=Path("docs/quality.md"), help="everything below its marker is replaced")
-    parser.add_argument("--render-only", action="store_true", help="write the page again from --results")
+    parser.add_argument("--parts", nargs="*", default=["pictures", "clips", "sheets"], help="what to do anew: all by default")
     arguments = parser.parse_args()
-    if not arguments.render_only:
-        results = measure(arguments.data, arguments.sheets)
-        arguments.results.write_text(json.dumps(results, indent=1) + "\n")
+    results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
+    if "pictures" in arguments.parts:
+        results["pictures"] = measure_pictures(arguments.data)
+    if "clips" in arguments.parts:
+        results["clips"] = measure_clips(arguments.data)
+    if "sheets" in arguments.parts:
+        draw_sheets(arguments.data, arguments.sheets)
+    arguments.results.write_text(json.dumps(results, indent=1) + "\n")
     written = arguments.page.read_text().partition(MARKER)[0]
-    arguments.page.write_text(f"{written}{MARKER}\n\n{render(json.loads(arguments.results.read_text()))}\n")
+    arguments.page.write_text(f"{written}{MARKER}\n\n{render(results)}\n")
 
 
 MARKER = "<!-- everything below is written by `make quality` -->"

@@ -1,0 +1,49 @@
+"""A network between two: `python -m models.interpolate FIRST SECOND SHARE TARGET`, checkpoints of one architecture and scale.
+
+Network interpolation (Wang et al., "ESRGAN", ECCV Workshops 2018, section 3.4): between a network trained on pixels and one
+trained on from it adversarially, every share is a network too, from faithful to crisp, without another training.
+"""
+
+import argparse
+from pathlib import Path
+
+from models.checkpoint import CheckpointError, load_checkpoint, read_header, save_checkpoint
+from models.registry import build_network
+
+
+def interpolate(first: Path, second: Path, share: float, target: Path) -> None:
+    """Writes (1 - `share`) * `first` + `share` * `second` to `target`; a model like any other: `--model TARGET`.
+
+    Raises:
+        CheckpointError: one of the two is no checkpoint, or they are not of one architecture and scale.
+    """
+    header = read_header(first)
+    if read_header(second) != header:
+        raise CheckpointError(f"{first} and {second} are not of one architecture and scale: {header}, {read_header(second)}")
+    networks = [build_network(*header) for _ in range(2)]
+    for network, path in zip(networks, (first, second), strict=True):
+        load_checkpoint(network, path)
+    between, other = (network.state_dict() for network in networks)
+    for name, tensor in between.items():
+        if tensor.is_floating_point():
+            tensor.lerp_(other[name], share)
+    metadata = {
+        "network": header[0],
+        "scale": str(header[1]),
+        "between": f"{1 - share:g} {first.stem} + {share:g} {second.stem}",
+    }
+    save_checkpoint(networks[0], target, metadata)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    parser.add_argument("share", type=float, help="of the second: 0 is the first, 1 the second")
+    parser.add_argument("target", type=Path)
+    arguments = parser.parse_args()
+    interpolate(arguments.first, arguments.second, arguments.share, arguments.target)
+
+
+if __name__ == "__main__":
+    main()
