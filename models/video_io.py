@@ -54,7 +54,7 @@ class YuvToRgb(nn.Module):
 
     def forward(self, y: Tensor, u: Tensor, v: Tensor, yuv_to_rgb: Tensor) -> Tensor:
         """y [N, 1, H, W], u and v [N, 1, ceil(H/2), ceil(W/2)] uint8, yuv_to_rgb [3, 4] -> [N, 3, H, W] float32."""
-        chroma = F.pad(torch.cat([u, v], dim=1).float(), (1, 1, 1, 1), mode="replicate")
+        chroma = F.pad(torch.cat([u.float(), v.float()], dim=1), (1, 1, 1, 1), mode="replicate")
         chroma = F.conv2d(chroma, self.chroma_kernel.repeat(2, 1, 1, 1), groups=2)
         chroma = F.pixel_shuffle(chroma, 2)[:, :, : y.shape[2], : y.shape[3]]
         yuv = torch.cat([y.float(), chroma], dim=1)
@@ -86,7 +86,7 @@ class SubpixelsToYuv(nn.Module):
         coefficients = self.plane @ rgb_to_yuv  # [out, 4]
         weight = (coefficients[:, :3, None] * self.phases[:, None, :]).flatten(1)  # [out, 3 * s * s]
         yuv = F.conv2d(subpixels.clamp(0, 1), weight[:, :, None, None], coefficients[:, 3])
-        return _to_uint8(yuv).permute(0, 2, 3, 1)
+        return _to_uint8(yuv.permute(0, 2, 3, 1))
 
 
 class RgbToYuv(nn.Module):
@@ -98,8 +98,8 @@ class RgbToYuv(nn.Module):
         y = F.conv2d(rgb, rgb_to_yuv[:1, :3, None, None], rgb_to_yuv[:1, 3])
         columns = rgb[:, :, :, 0::2]
         pairs = (columns[:, :, 0::2] + columns[:, :, 1::2]) / 2
-        chroma = _to_uint8(F.conv2d(pairs, rgb_to_yuv[1:, :3, None, None], rgb_to_yuv[1:, 3]))
-        return _to_uint8(y), chroma[:, :1], chroma[:, 1:]
+        u, v = F.conv2d(pairs, rgb_to_yuv[1:, :3, None, None], rgb_to_yuv[1:, 3]).split(1, dim=1)
+        return _to_uint8(y), _to_uint8(u), _to_uint8(v)
 
 
 class YuvSubpixelGraph(nn.Module):
@@ -137,7 +137,7 @@ class RgbSubpixelGraph(nn.Module):
 
     def forward(self, rgb: Tensor) -> Tensor:
         subpixels = cast(SubpixelNetwork, self.network).subpixels(_from_uint8(rgb))
-        return _to_uint8(subpixels[:, self.order].clamp(0, 1) * 255).permute(0, 2, 3, 1)
+        return _to_uint8((subpixels[:, self.order].clamp(0, 1) * 255).permute(0, 2, 3, 1))
 
 
 class RgbGraph(nn.Module):
@@ -148,11 +148,11 @@ class RgbGraph(nn.Module):
         self.network = network
 
     def forward(self, rgb: Tensor) -> Tensor:
-        return _to_uint8(self.network(_from_uint8(rgb)) * 255).permute(0, 2, 3, 1)
+        return _to_uint8((self.network(_from_uint8(rgb)) * 255).permute(0, 2, 3, 1))
 
 
 def _from_uint8(rgb: Tensor) -> Tensor:
-    return rgb.permute(0, 3, 1, 2).float() / 255
+    return rgb.float().permute(0, 3, 1, 2) / 255
 
 
 def _to_uint8(codes: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class OpenVINOBackend:
         model = _core().read_model(spec.onnx)
         if spec.colour:
             _freeze(model, {"yuv_to_rgb": spec.colour.yuv_to_rgb(), "rgb_to_yuv": spec.colour.rgb_to_yuv()})
+        _transpose_bytes(model)
         model.reshape(_shapes(spec))
         stream = io.BytesIO()
         _core().compile_model(model, "CPU", _properties(spec)).export_model(stream)
@@ -105,6 +106,24 @@ def _freeze(model: Any, constants: dict[str, Any]) -> None:
         for name in constants.keys() & parameter.output(0).get_names():
             parameter.output(0).replace(constant(constants[name]).output(0))
             model.remove_parameter(parameter)
+    model.validate_nodes_and_infer_types()
+
+
+def _transpose_bytes(model: Any) -> None:
+    """Moves a transposition right before the rounding to uint8 behind it: the same values, a quarter of the memory traffic.
+
+    The graphs round last because TensorRT has uint8 at its borders only.
+    """
+    for result in model.get_results():
+        codes = result.input_value(0)
+        entry, node = result.input(0), codes.get_node()
+        while node.get_type_name() in ("Convert", "Minimum", "Maximum", "Round"):
+            (entry,) = (i for i in node.inputs() if i.get_source_output().get_node().get_type_name() != "Constant")
+            node = entry.get_source_output().get_node()
+        if node.get_type_name() == "Transpose":
+            entry.replace_source_output(node.input_value(0))
+            moved = _openvino().opset13.transpose(codes, node.input_value(1))
+            result.input(0).replace_source_output(moved.output(0))
     model.validate_nodes_and_infer_types()
 
 

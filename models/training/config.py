@@ -1,7 +1,7 @@
 """What a training run is told: one TOML file, checked key by key."""
 
 import tomllib
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -80,6 +80,24 @@ class RunConfig:
     adversarial: AdversarialConfig | None = None
 
 
+X264_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+
+# key, what its value must fulfil beyond its type, in words
+RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("data.validation_every", lambda every: every >= 2, "2 or more: the others are trained on"),
+    ("data.rescale", lambda factors: bool(factors) and all(0 < f <= 1 for f in factors), "factors above 0, up to 1"),
+    ("data.intensity", lambda factors: bool(factors) and all(0 < f <= 1 for f in factors), "factors above 0, up to 1"),
+    ("training.learning_rate", lambda rate: rate > 0, "a number above 0"),
+    ("training.ema_decay", lambda decay: 0 <= decay < 1, "a number from 0 to less than 1"),
+    ("compression.share", lambda share: 0 <= share <= 1, "a number from 0 to 1"),
+    ("compression.crf", lambda crf: len(crf) == 2 and crf[0] <= crf[1] <= 51, "the lowest and the highest, up to 51"),
+    (
+        "compression.presets",
+        lambda names: bool(names) and set(names) <= set(X264_PRESETS),
+        f"some of {', '.join(X264_PRESETS)}",
+    ),
+)
+
 Section = TypeVar("Section")
 
 
@@ -99,7 +117,12 @@ def load_config(path: Path) -> RunConfig:
     optional = {name: get_args(kind)[0] for name, kind in sections.items() if get_args(kind)}
     _check_keys(path, "", tables, set(sections), set(optional))
     kinds = sections | optional
-    return RunConfig(**{name: _section(path, name, kinds[name], table) for name, table in tables.items()})
+    config = RunConfig(**{name: _section(path, name, kinds[name], table) for name, table in tables.items()})
+    for key, allowed, takes in RULES:
+        section, _, name = key.partition(".")
+        if (table := getattr(config, section)) is not None and not allowed(getattr(table, name)):
+            raise ConfigError(f"{path}: {key} = {getattr(table, name)!r}; it takes {takes}")
+    return config
 
 
 def _section(path: Path, name: str, kind: type[Section], table: Any) -> Section:

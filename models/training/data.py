@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from models.resize import UInt8Image, crop_to_multiple, downscale, resize
 from models.training.compression import Pair, compressed_pairs
@@ -132,7 +132,12 @@ def _load_images(folder: Path, smallest: int) -> list[UInt8Image]:
         try:
             with Image.open(path) as file:
                 image = np.asarray(file.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:  # all that Pillow raises for bad files
             skipped.append(f"{path.name} ({error})")
             continue
         if min(image.shape[:2]) < smallest:

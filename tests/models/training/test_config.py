@@ -103,7 +103,35 @@ def test_names_a_file_that_is_not_there(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere.toml")
 
 
-@pytest.mark.parametrize("key", ["steps", "batch", "crop", "validation_every"])
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("rescale = [1.0, 0.75, 0.5]", "rescale = [1.5]", "data.rescale = [1.5]; it takes factors above 0, up to 1"),
+        ("rescale = [1.0, 0.75, 0.5]", "rescale = []", "data.rescale = []; it takes factors"),
+        ("validation_every = 49", "validation_every = 1", "data.validation_every = 1; it takes 2 or more"),
+        ("ema_decay = 0.999", "ema_decay = 1.0", "training.ema_decay = 1.0; it takes"),
+        (
+            "[network]",
+            '[compression]\nshare = 2\nversions = 1\ncrf = [1, 2]\npresets = ["fast"]\n[network]',
+            "compression.share = 2.0",
+        ),
+        (
+            "[network]",
+            '[compression]\nshare = 1\nversions = 1\ncrf = [3, 2]\npresets = ["fast"]\n[network]',
+            "compression.crf = [3, 2]",
+        ),
+        (
+            "[network]",
+            '[compression]\nshare = 1\nversions = 1\ncrf = [1, 2]\npresets = ["quick"]\n[network]',
+            "presets = ['quick']",
+        ),
+    ],
+)
+def test_names_a_value_that_makes_no_sense(tmp_path: Path, before: str, after: str, message: str) -> None:
+    assert message in refused(tmp_path, before, after)
+
+
+@pytest.mark.parametrize("key", ["steps", "batch", "crop"])
 def test_names_a_number_that_is_too_small(tmp_path: Path, key: str) -> None:
     (line,) = [line for line in GOOD.splitlines() if line.startswith(f"{key} =")]
     assert f".{key} = 0; it takes 1 or more" in refused(tmp_path, line, f"{key} = 0")
