@@ -98,8 +98,8 @@ class RgbToYuv(nn.Module):
         y = F.conv2d(rgb, rgb_to_yuv[:1, :3, None, None], rgb_to_yuv[:1, 3])
         columns = rgb[:, :, :, 0::2]
         pairs = (columns[:, :, 0::2] + columns[:, :, 1::2]) / 2
-        u, v = F.conv2d(pairs, rgb_to_yuv[1:, :3, None, None], rgb_to_yuv[1:, 3]).split(1, dim=1)
-        return _to_uint8(y), _to_uint8(u), _to_uint8(v)
+        chroma = F.conv2d(pairs, rgb_to_yuv[1:, :3, None, None], rgb_to_yuv[1:, 3])
+        return _to_uint8(y), _to_uint8(chroma[:, :1]), _to_uint8(chroma[:, 1:])
 
 
 class YuvSubpixelGraph(nn.Module):

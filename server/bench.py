@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def run_bench(frames: int, rounds: int, say: Callable[[str], None]) -> dict[str,
     """Measures everything `rounds` times over a drawn clip of `frames` frames, after one round of warm-up that is discarded."""
     choice = choose()
     spec = EngineSpec(MODEL.onnx("yuv420"), 4, "yuv420", WIDTH, HEIGHT, Colour("bt601", "limited"), choice.precision)
+    int8 = replace(spec, onnx=MODEL.onnx("yuv420", "int8"), precision="int8")
     measured: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="fourfold-bench-") as name:
         clip = Path(name) / "clip.mp4"
@@ -42,6 +44,7 @@ def run_bench(frames: int, rounds: int, say: Callable[[str], None]) -> dict[str,
         measurements: dict[str, Callable[[], float]] = {
             "decode_core_ms": lambda: _decode(clip),
             "infer_core_ms": lambda: _infer_throughput(choice.backend, for_throughput(spec, cores()), frames),
+            "infer_int8_core_ms": lambda: _infer_throughput(choice.backend, for_throughput(int8, cores()), frames),
             "encode_core_ms": lambda: _encode(clip, Path(name) / "encoded.mp4"),
             "engine_call_ms": lambda: _call(_folded_call(choice.backend, for_latency(spec, cores())), frames // 4),
             "end_to_end_fps": lambda: upscale_video(clip, Path(name) / "out.mp4", VideoOptions(), lambda _: None)["fps"],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.cache import cache_folder
+from engines.runner import Precision
 from models.errors import FourfoldError
 from models.registry import MODELS, Form, UnknownModelError, build_network, find_model
 
@@ -19,18 +20,28 @@ class Graph:
     onnx: Path
 
 
-def find_graph(model: str, scale: int, form: Form) -> Graph:
+def find_graph(model: str, scale: int, form: Form, precision: Precision) -> Graph:
     """The graph of `model`: a name of the registry, a checkpoint file, or `auto` (the best PSNR at this scale).
 
+    Args:
+        precision: that the engine is going to compute in; FP16 and INT8 are written into graphs of their own.
+
     Raises:
-        UnknownModelError: neither a model nor a file of that name, or not at this scale.
+        UnknownModelError: neither a model nor a file of that name, or not at this scale or in this precision.
         CheckpointError: the file is no checkpoint of ours.
     """
     if model == "auto":
         model = next((m.name for m in MODELS if m.scale == scale), "auto")
+    written = precision if precision in ("fp16", "int8") else "fp32"
     if model.endswith(".safetensors"):
+        if written != "fp32":
+            raise UnknownModelError(f"{model} has no {precision} graph: a checkpoint file runs in fp32 and bf16")
         return _from_checkpoint(Path(model), scale, form)
-    return Graph(model, scale, find_model(model, scale).onnx(form))
+    found = find_model(model, scale)
+    if written not in found.precisions:
+        able = ", ".join(m.title for m in MODELS if written in m.precisions)
+        raise UnknownModelError(f"{found.title} has no {precision} graph; of the models, {able} have one")
+    return Graph(model, scale, found.onnx(form, written))
 
 
 def _from_checkpoint(path: Path, scale: int, form: Form) -> Graph:

@@ -26,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 ModelName = Annotated[str, typer.Option("--model", help="A model's name, a .safetensors checkpoint, or auto.")]
 Scale = Annotated[int, typer.Option(min=2, max=4, help="Output pixels for one input pixel, in each direction.")]
 EngineName = Annotated[str, typer.Option("--engine", help="auto, openvino or onnxruntime.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or int8.")]
 
 
 @app.command()
@@ -176,7 +176,8 @@ def build(
     known = next((name for name in LUMA_WEIGHTS if name == matrix), None)
     if known is None:
         raise typer.BadParameter(f"{matrix} is not one of {', '.join(LUMA_WEIGHTS)}", param_hint="--matrix")
-    graph, choice = find_graph(model, scale, "yuv420"), choose(engine, precision)
+    choice = choose(engine, precision)
+    graph = find_graph(model, scale, "yuv420", choice.precision)
     colour = Colour(known, "full" if full_range else "limited")
     spec = EngineSpec(graph.onnx, graph.scale, "yuv420", int(width), int(height), colour, choice.precision)
     built = build_engine(choice.backend, for_throughput(spec, cores()))

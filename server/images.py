@@ -28,8 +28,8 @@ class ImageUpscaler:
 
     def __init__(self, model: str = "auto", scale: int = 4, engine: str = "auto", precision: str = "auto") -> None:
         """Raises: FourfoldError: no such model, or an engine that does not work here."""
-        self.graph: Graph = find_graph(model, scale, "rgb")
         self.choice: Choice = choose(engine, precision)
+        self.graph: Graph = find_graph(model, scale, "rgb", self.choice.precision)
         spec = EngineSpec(self.graph.onnx, scale, "rgb", precision=self.choice.precision)
         self._runner = open_runner(self.choice.backend, for_latency(spec, cores()))
 

@@ -57,8 +57,8 @@ def score_video(
     Raises:
         FourfoldError: the clip cannot be read or is too small, or there is no such model or engine.
     """
-    graphs = [find_graph(model, scale, "yuv420") for model in models]
     choice = choose(engine, precision)
+    graphs = [find_graph(model, scale, "yuv420", choice.precision) for model in models]
     with VideoSource(clip) as source, tempfile.TemporaryDirectory(prefix="fourfold-scores-") as folder:
         truth = [_cropped(frame.planes, 2 * scale) for frame in islice(_frames(source), frames)]
         if not truth or min(truth[0][0].shape) < 16 * scale:

@@ -52,8 +52,8 @@ def upscale_video(
         FourfoldError: what, why and what to do.
     """
     started = perf_counter()
-    graph = find_graph(options.model, options.scale, "yuv420")
     choice = choose(options.engine, options.precision)
+    graph = find_graph(options.model, options.scale, "yuv420", choice.precision)
     with VideoSource(source_path) as source:
         spec = EngineSpec(graph.onnx, graph.scale, "yuv420", source.width, source.height, source.colour, choice.precision)
         spec = for_throughput(spec, cores())

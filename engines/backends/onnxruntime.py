@@ -19,7 +19,7 @@ class OnnxRuntimeBackend:
         return "CPU"
 
     def precisions(self) -> dict[Precision, str]:
-        return {"fp32": "every CPU can"}
+        return {"fp32": "every CPU can", "int8": "where the model has such a graph"}
 
     def build(self, spec: EngineSpec) -> bytes:
         return spec.onnx.read_bytes()  # a session optimises the graph in milliseconds: nothing to gain from keeping more

@@ -11,8 +11,6 @@ import numpy as np
 from engines.runner import INPUTS, BackendUnavailableError, EngineSpec, InferenceError, Planes, Precision, plane_shapes
 from engines.shuffle import deliver
 
-HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
-
 
 class OpenVINOBackend:
     """Compiles graphs for this CPU; the colour coefficients become constants, so that their convolutions are prepared once."""
@@ -28,9 +26,10 @@ class OpenVINOBackend:
         return f"{name} {' '.join(_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))}"
 
     def precisions(self) -> dict[Precision, str]:
-        if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            return {"bf16": "this CPU multiplies BF16 natively (AMX or AVX-512)", "fp32": "every CPU can"}
-        return {"fp32": "this CPU has no native BF16"}
+        int8 = "where the model has such a graph"
+        if _has_bf16():
+            return {"bf16": "this CPU multiplies BF16 natively (AMX or AVX-512)", "fp32": "every CPU can", "int8": int8}
+        return {"fp32": "this CPU has no native BF16", "int8": int8}
 
     def build(self, spec: EngineSpec) -> bytes:
         model = _core().read_model(spec.onnx)
@@ -91,12 +90,17 @@ def _shapes(spec: EngineSpec) -> dict[str, list[int]]:
 
 
 def _properties(spec: EngineSpec) -> dict[str, Any]:
+    floats = "bf16" if spec.precision != "fp32" and _has_bf16() else "f32"  # some values are, in INT8 graphs too
     return {
-        "INFERENCE_PRECISION_HINT": HINTS[spec.precision],
+        "INFERENCE_PRECISION_HINT": floats,
         "NUM_STREAMS": spec.lanes,
         "INFERENCE_NUM_THREADS": spec.lanes * spec.threads,
         "ENABLE_CPU_PINNING": False,  # decoder and encoder share these cores
     }
+
+
+def _has_bf16() -> bool:
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _freeze(model: Any, constants: dict[str, Any]) -> None:
@@ -116,11 +120,11 @@ def _transpose_bytes(model: Any) -> None:
     """
     for result in model.get_results():
         codes = result.input_value(0)
-        entry, node = result.input(0), codes.get_node()
+        entry, node = None, codes.get_node()
         while node.get_type_name() in ("Convert", "Minimum", "Maximum", "Round"):
             (entry,) = (i for i in node.inputs() if i.get_source_output().get_node().get_type_name() != "Constant")
             node = entry.get_source_output().get_node()
-        if node.get_type_name() == "Transpose":
+        if entry and node.get_type_name() == "Transpose":
             entry.replace_source_output(node.input_value(0))
             moved = _openvino().opset13.transpose(codes, node.input_value(1))
             result.input(0).replace_source_output(moved.output(0))

@@ -88,6 +88,17 @@ def test_fastest_precision_stays_close_to_fp32() -> None:
     assert psnr(exact[0].astype(float), fast[0].astype(float)) >= 45
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("form", ["rgb", "yuv420"])
+def test_int8_stays_close_to_fp32(backend: str, form: Form) -> None:
+    spec = spec_of("xlsr", 4, form, 96, 64)
+    inputs = picture_planes(form, 64, 96)
+    exact = run(backend, spec, inputs)
+    int8 = run(backend, replace(spec, onnx=find_model("xlsr", 4).onnx(form, "int8"), precision="int8"), inputs)
+    assert not np.array_equal(exact[0], int8[0])
+    assert psnr(exact[0].astype(float), int8[0].astype(float)) >= 40
+
+
 @pytest.mark.parametrize("engine", [LocalEngine, ProcessEngine])
 def test_engine_answers_every_slot(engine: type[LocalEngine] | type[ProcessEngine]) -> None:
     spec = replace(spec_of("xlsr", 4, "yuv420", 32, 24), lanes=2)
@@ -180,8 +191,8 @@ def test_choice_says_why_and_never_replaces_what_was_asked_for() -> None:
     assert choose("onnxruntime").reason.startswith("onnxruntime")
     with pytest.raises(BackendUnavailableError, match=r"auto, openvino, onnxruntime"):
         choose("abacus")
-    with pytest.raises(BackendUnavailableError, match="cannot run int8 here; it can run fp32"):
-        choose("onnxruntime", "int8")
+    with pytest.raises(BackendUnavailableError, match="cannot run bf16 here; it can run fp32, int8"):
+        choose("onnxruntime", "bf16")
     for name in BACKENDS:
         assert find_backend(name).precisions()
 

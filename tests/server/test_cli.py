@@ -106,7 +106,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     (("--model", "nope"), "there are xlsr (x4)"),
     (("--model", "nowhere.safetensors"), "does not exist"),
     (("--engine", "abacus"), "openvino"),
-    (("--precision", "int8"), "it can run"),
+    (("--precision", "fp16"), "it can run"),
 ])  # fmt: skip
 def test_wrong_choices_say_what_there_is(clip: Path, arguments: tuple[str, ...], words: str) -> None:
     result = fourfold("video", clip, clip.with_name("out.mp4"), "--quiet", *arguments)
@@ -169,6 +169,15 @@ def test_serving_needs_no_torch(clip: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_int8_is_there_by_name_and_refused_where_it_is_not(clip: Path) -> None:
+    target = clip.with_name("int8.mp4")
+    result = fourfold("video", clip, target, "--model", "xlsr", "--precision", "int8", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["precision"] == "int8"
+    result = fourfold("video", clip, target.with_name("no.mp4"), "--model", "bicubic", "--precision", "int8")
+    assert result.returncode == 1 and "bicubic-x4 has no int8 graph; of the models, xlsr-x4 have one" in result.stderr
 
 
 def test_models_and_engines_say_what_there_is() -> None:
