@@ -87,7 +87,8 @@ class Adversary:
     def learn(self, real: Tensor, fake: Tensor) -> Tensor:
         """One step towards telling the two batches apart; returns the loss, ln 4 where it cannot."""
         self.discriminator.train().requires_grad_(True)
-        loss = F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(fake.detach())).mean()
+        believed, doubted = (self.discriminator(pictures).float() for pictures in (real, fake.detach()))
+        loss = F.softplus(-believed).mean() + F.softplus(doubted).mean()
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -96,7 +97,7 @@ class Adversary:
     def verdict(self, fake: Tensor) -> Tensor:
         """-log D(fake), the mean: what the generator makes small. Its gradient does not reach the discriminator's weights."""
         self.discriminator.requires_grad_(False)
-        return F.softplus(-self.discriminator(fake)).mean()
+        return F.softplus(-self.discriminator(fake).float()).mean()
 
 
 class AdversarialObjective(PixelObjective):
@@ -141,4 +142,4 @@ class AdversarialObjective(PixelObjective):
 
 
 def _optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    return torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=True)
+    return torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
