@@ -23,7 +23,8 @@ class NetworkConfig:
 @dataclass(frozen=True)
 class DataConfig:
     images: str  # folder below the data directory
-    validation_every: int  # each n-th image is held out
+    validation_every: int  # each n-th image by name is held out,
+    validation_side: int  # counting those of at least so many pixels a side
     crop: int  # low-resolution pixels
     rescale: list[float]
     intensity: list[float]

@@ -39,31 +39,28 @@ class TrainingData:
         self.config, self.scale = config, scale
         self.clean_share = 1 - compression.share if compression else 1.0
         smallest = config.crop * scale
-        images = _load_images(folder, smallest)
-        held_out = images[:: config.validation_every]
+        images = _load_images(folder, min(smallest, config.validation_side))
+        # Not by what this run can crop: all stages of a network hold out the same pictures.
+        candidates = [index for index, image in enumerate(images) if min(image.shape[:2]) >= config.validation_side]
+        held_out = candidates[:: config.validation_every]
         used = [
             _rescaled(image, factor)
             for index, image in enumerate(images)
             for factor in config.rescale
-            if index % config.validation_every and min(image.shape[:2]) * factor >= smallest
+            if index not in held_out and min(image.shape[:2]) * factor >= smallest
         ]
-        if not used:
-            raise FileNotFoundError(f"{folder} holds no picture of {smallest} pixels a side or more")
-        self.validation = [_pair(image, scale) for image in held_out]
+        self.validation = [_pair(images[index], scale) for index in held_out]
         self.training = _Pool([_pair(image, scale) for image in used])
         self.compressed = self.training
         if compression:
-            self.validation = [
-                pair for index, image in enumerate(held_out) for pair in _clips(image, scale, compression, (0, index))
-            ]
-            pairs = [pair for index, image in enumerate(used) for pair in _clips(image, scale, compression, (1, index))]
+            self.validation = _compressed([images[index] for index in held_out], scale, compression, 0)
+            pairs = _compressed(used, scale, compression, 1)
             self.compressed = _Pool([pair for pair in pairs if min(pair.low.shape[:2]) >= config.crop])
-        log.info(
-            "%d training, %d compressed, %d validation pictures",
-            len(self.training.pairs),
-            len(self.compressed.pairs) if compression else 0,
-            len(self.validation),
-        )
+        if not (self.training.pairs and self.compressed.pairs and self.validation):
+            raise FileNotFoundError(
+                f"{folder} holds too few pictures of {smallest} pixels a side or more to train on and hold out"
+            )
+        log.info("%d training and %d validation pictures", len(self.training.pairs), len(self.validation))
 
     def batches(self, size: int, seed: int, first: int) -> Iterator[Batch]:
         """Endless batches from number `first` on, made ahead by another thread: the trainer never waits for them."""
@@ -99,15 +96,20 @@ class _Pool:
     def __init__(self, pairs: list[Pair]) -> None:
         self.pairs = pairs
         areas = np.array([pair.low.shape[0] * pair.low.shape[1] for pair in pairs], np.float64)
-        self._cumulative_area = np.cumsum(areas / areas.sum())
+        self._cumulative_area = np.cumsum(areas) / max(1.0, areas.sum())
 
     def draw(self, random: np.random.Generator) -> Pair:
         return self.pairs[int(np.searchsorted(self._cumulative_area, random.random()))]
 
 
-def _clips(image: UInt8Image, scale: int, config: CompressionConfig, seed: tuple[int, int]) -> list[Pair]:
-    random = np.random.default_rng(seed)
-    return [pair for _ in range(config.versions) for pair in compressed_pairs(image, scale, config, random)]
+def _compressed(images: list[UInt8Image], scale: int, config: CompressionConfig, seed: int) -> list[Pair]:
+    """Frames of `config.versions` clips of each picture."""
+    pairs = []
+    for index, image in enumerate(images):
+        random = np.random.default_rng((seed, index))
+        for _ in range(config.versions):
+            pairs += compressed_pairs(image, scale, config, random)
+    return pairs
 
 
 def _oriented(image: UInt8Image, turns: int, mirrored: bool) -> UInt8Image:
@@ -146,6 +148,4 @@ def _load_images(folder: Path, smallest: int) -> list[UInt8Image]:
             images.append(image)
     if skipped:
         log.warning("%d pictures left out: %s", len(skipped), "; ".join(skipped[:5]))
-    if not images:
-        raise FileNotFoundError(f"{folder} holds no picture of {smallest} pixels a side or more")
     return images

@@ -14,7 +14,7 @@ from tests.support.frames import natural
 
 TINY = RunConfig(
     network=NetworkConfig("xlsr", 2, start=""),
-    data=DataConfig(images="train", validation_every=3, crop=8, rescale=[1.0, 0.5], intensity=[1.0, 0.7]),
+    data=DataConfig(images="train", validation_every=3, validation_side=16, crop=8, rescale=[1.0, 0.5], intensity=[1.0, 0.7]),
     training=TrainingConfig(
         steps=6,
         batch=2,

@@ -75,7 +75,7 @@ def test_broken_and_small_pictures_are_counted_and_left_out(pictures: Path, capl
 
 def test_a_folder_without_usable_pictures_is_refused(tmp_path: Path) -> None:
     Image.fromarray(natural(15, 15)).save(tmp_path / "small.png")
-    with pytest.raises(FileNotFoundError, match="holds no picture of 16 pixels a side"):
+    with pytest.raises(FileNotFoundError, match="holds too few pictures of 16 pixels a side"):
         TrainingData(tmp_path, TINY.data, 2)
 
 
@@ -100,3 +100,15 @@ def test_batches_go_on_where_a_run_stopped(pictures: Path) -> None:
         for made, expected in zip(next(ahead), data.batch(3, (1, number)), strict=True):
             np.testing.assert_array_equal(made, expected)
     ahead.close()
+
+
+def test_all_stages_hold_out_the_same_pictures(tmp_path: Path) -> None:
+    """Whatever a run's crop or scale: what one stage is judged by, no other may have been trained on."""
+    for index, side in enumerate([40, 90, 36, 64, 120, 48, 70, 100]):
+        Image.fromarray(natural(side, side, seed=index)).save(tmp_path / f"{index}.png")
+    config = replace(TINY.data, validation_every=3, validation_side=48, rescale=[1.0])
+    runs = [TrainingData(tmp_path, replace(config, crop=crop), scale) for crop, scale in ((8, 2), (16, 2), (16, 4))]
+    for data in runs:
+        assert [pair.high.shape[0] for pair in data.validation] == [90, 48] or data.scale == 4
+    assert [pair.high.shape[0] for pair in runs[2].validation] == [88, 48]
+    assert [len(data.training.pairs) for data in runs] == [6, 6, 4]
