@@ -53,7 +53,7 @@ class PixelObjective:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_norm)
         self.optimizer.step()
-        return loss.detach()
+        return loss.detach().clone()  # a CUDA graph writes its next loss to the same place
 
     def _pixel_loss(self, low: Tensor, target: Tensor) -> Tensor:
         with self._autocast():
