@@ -153,7 +153,7 @@ def test_wrong_usage_exits_with_2(clip: Path) -> None:
 def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     result = fourfold("--help")
     assert result.returncode == 0
-    for command in ("video", "image", "demo", "models", "engines", "evaluate", "train", "build", "bench"):
+    for command in ("video", "image", "demo", "models", "engines", "evaluate", "evaluate-video", "train", "build", "bench"):
         assert command in result.stdout
     heavy = (
         "import sys, server.cli; print([m for m in ('numpy', 'av', 'openvino', 'torch', 'onnxruntime') if m in sys.modules])"
