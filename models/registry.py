@@ -96,6 +96,9 @@ ARCHITECTURES = (
 
 MODELS = (  # of one scale, best PSNR first: the order in which `auto` considers them
     Model("xlsr", 4, "xlsr", "a trained network of 28 thousand parameters; the default", ("fp32", "fp16", "int8")),
+    Model(
+        "swift-srgan-psnr", 4, "swift-srgan", "twelve times the arithmetic, trained on pixels: where swift-srgan starts from"
+    ),
     Model("xlsr", 3, "xlsr", "a trained network of 22 thousand parameters"),
     *(Model("bicubic", scale, "bicubic", "plain interpolation, the baseline", ("fp32",)) for scale in (4, 3, 2)),
 )
