@@ -71,15 +71,27 @@ def _misfits(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
     return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What was written beside the weights at `path`.
+
+    Raises:
+        CheckpointError: the file is missing or no safetensors file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}") from error
+
+
 def read_header(path: Path) -> tuple[str, int]:
     """Architecture and scale that a checkpoint of ours was trained for.
 
     Raises:
         CheckpointError: the file is no safetensors file, or was not written by `save_checkpoint` in a training run.
     """
+    header = read_metadata(path)
     try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
         return header["network"], int(header["scale"])
-    except (SafetensorError, OSError, KeyError) as error:
+    except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is not a checkpoint written by fourfold train ({error})") from error

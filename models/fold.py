@@ -90,14 +90,11 @@ class SubpixelSwiftSRGAN(nn.Module):
 class FoldedSwiftSRGAN(SubpixelSwiftSRGAN):
     """A SwiftSRGAN to run, not to train: batch normalisation in the convolutions, the polyphase kernel computed once."""
 
-    kernel: Tensor
-    bias: Tensor
-
     def __init__(self, network: SwiftSRGAN) -> None:
         super().__init__(fold_batch_norm(network))
         kernel, bias = polyphase(self.network.tail)
-        self.register_buffer("kernel", kernel.detach())
-        self.register_buffer("bias", bias.detach())
+        del self.network.tail
+        self.kernel, self.bias = (nn.Parameter(tensor.detach(), requires_grad=False) for tensor in (kernel, bias))
 
     def _tail(self) -> tuple[Tensor, Tensor]:
         return self.kernel, self.bias

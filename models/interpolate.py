@@ -15,8 +15,10 @@ def interpolate(first: Path, second: Path, share: float, target: Path) -> None:
     """Writes (1 - `share`) * `first` + `share` * `second` to `target`; a model like any other: `--model TARGET`.
 
     Raises:
-        CheckpointError: one of the two is no checkpoint, or they are not of one architecture and scale.
+        CheckpointError: `share` is not from 0 to 1, a file is no checkpoint, or the two are not of one architecture and scale.
     """
+    if not 0 <= share <= 1:
+        raise CheckpointError(f"share {share} is not from 0 to 1")
     header = read_header(first)
     if read_header(second) != header:
         raise CheckpointError(f"{first} and {second} are not of one architecture and scale: {header}, {read_header(second)}")

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from models.checkpoint import load_checkpoint
+from models.checkpoint import CheckpointError, load_checkpoint, read_metadata
 from models.evaluation.protocol import evaluate, read_rgb
 from models.evaluation.squeeze import SqueezeDistance
 from models.export import export, export_unfolded, folded
@@ -33,16 +32,18 @@ TEST_SETS = ("set5", "set14", "bsd100")
 
 
 def publish(model: Model, trained: Path | None, data: Path) -> None:
-    """Writes checkpoint, ONNX files and card of `model`; without `trained`, anew from the checkpoint that is there."""
+    """Writes checkpoint, ONNX files and card of `model`; without `trained`, anew from the checkpoint that is there.
+
+    Raises:
+        CheckpointError: `trained` is of another network, or does not say how it was trained. Nothing was written then.
+    """
     network = build_network(model.architecture, model.scale).eval()
     card: dict[str, Any] = {"name": model.name, "scale": model.scale, "architecture": model.architecture}
+    card["intended_use"] = model.intended_use
     if model.architecture != "bicubic":
-        model.checkpoint.parent.mkdir(exist_ok=True)
-        if trained:
-            shutil.copyfile(trained, model.checkpoint)
-        load_checkpoint(network, model.checkpoint)
-        card |= _training(model)
-        export_unfolded(network, model.reference_onnx)
+        checkpoint = trained or model.checkpoint
+        load_checkpoint(network, checkpoint)
+        card["training"] = _training(read_metadata(checkpoint), checkpoint)
     fast = folded(network)
     card["parameters"] = sum(parameter.numel() for parameter in network.parameters())
     card["parameters_folded"] = sum(parameter.numel() for parameter in fast.parameters())
@@ -53,14 +54,19 @@ def publish(model: Model, trained: Path | None, data: Path) -> None:
         assert isinstance(fast, FoldedXLSR)
         card["int8_input_steps"] = calibrate(fast, _real_pictures(data / "train", model.scale))
         variants["int8"] = QuantisedXLSR(fast, card["int8_input_steps"])
-    model.onnx("rgb").parent.mkdir(exist_ok=True)
+    figures = {}
     for precision, variant in variants.items():
+        sets = TEST_SETS[:1] if precision == "fp16" else TEST_SETS  # half precision takes a CPU minutes
+        figures[precision] = _figures(variant, model.scale, data, sets)
         for form in FORMS:
             export(variant, model.scale, form, model.onnx(form, precision))
-    card["figures"], *others = (_figures(variant, model.scale, data) for variant in variants.values())
-    card["figures_of_other_precisions"] = dict(zip([name for name in variants if name != "fp32"], others, strict=True))
-    card_path = HERE / "checkpoints" / f"{model.title}.json"
-    card_path.write_text(json.dumps(card, indent=2) + "\n")
+    card["figures"] = figures.pop("fp32")
+    card["figures_of_other_precisions"] = figures
+    if model.architecture != "bicubic":
+        export_unfolded(network, model.reference_onnx)
+        if trained:
+            shutil.copyfile(trained, model.checkpoint)
+    (HERE / "checkpoints" / f"{model.title}.json").write_text(json.dumps(card, indent=2) + "\n")
     log.info("%s: %s", model.title, json.dumps(card["figures"]))
 
 
@@ -70,30 +76,28 @@ def _real_pictures(folder: Path, scale: int) -> Iterator[Tensor]:
         yield torch.from_numpy(downscale(read_rgb(path), scale)).permute(2, 0, 1)[None] / 255
 
 
-def _training(model: Model) -> dict[str, Any]:
-    """What the card says of the training, from the checkpoint's own header."""
-    with safe_open(model.checkpoint, "pt") as file:
-        header = file.metadata()
+def _training(header: dict[str, str], path: Path) -> dict[str, Any]:
+    """What the card says of the training, and of the one that it started from, from a checkpoint's own header."""
+    if not {"config", "step"} <= header.keys():
+        raise CheckpointError(f"{path} does not say how it was trained; only checkpoints of fourfold train can be published")
     config = json.loads(header["config"])
-    return {
-        "training": {
-            "step": int(header["step"]),
-            "validation_psnr_y": float(header["validation_psnr_y"]),
-            "chosen_by": ("squeeze_distance" if config.get("adversarial") else "best PSNR-Y")
-            + " on pictures held out of the training set; no test set was looked at",
-            "config": config,
-            "data": "977 crops (129 megapixels) of photographs, wallpapers, game stills and drawings; "
-            "some of the pictures are for research use only",
-        },
-        "intended_use": model.summary,
+    training = {
+        "step": int(header["step"]),
+        "validation_psnr_y": float(header["validation_psnr_y"]),
+        "chosen_by": ("squeeze_distance" if config.get("adversarial") else "PSNR-Y")
+        + " on pictures held out of the training set; no test set was looked at",
+        "config": config,
+        "data": "977 crops (129 megapixels) of photographs, wallpapers, game stills and drawings; "
+        "some of the pictures are for research use only",
     }
+    return training | ({"start": _training(json.loads(header["start"]), path)} if header.get("start") else {})
 
 
-def _figures(network: nn.Module, scale: int, data: Path) -> dict[str, dict[str, float]]:
-    """Scores of `network` on each test set, with the low-resolution files that the literature uses."""
+def _figures(network: nn.Module, scale: int, data: Path, sets: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Scores of `network` on test sets, with the low-resolution files that the literature uses."""
     distance = SqueezeDistance(data / "weights" / "squeezenet1_1_imagenet_f16.npz").of_images
     figures = {}
-    for name in TEST_SETS:
+    for name in sets:
         low = data / f"test_lr_x{scale}" / name
         result = evaluate(lambda image: upscale(network, image), scale, data / "test" / name, low, distance)
         assert result.squeeze_distance is not None

@@ -45,6 +45,7 @@ class Model:
     scale: int
     architecture: str
     summary: str
+    intended_use: str
     precisions: tuple[str, ...] = ("fp32", "fp16")  # that it is exported in
 
     @property
@@ -94,13 +95,17 @@ ARCHITECTURES = (
     Architecture("bicubic", (2, 3, 4), _bicubic),
 )
 
+_CLEAN = "upscaling clean, lightly compressed video and pictures; strong compression is amplified: take xlsr-live there"
+_LIVE = "upscaling live streams, whose pictures went through an encoder; on clean ones xlsr is better"
+_PIXELS = "upscaling clean video and pictures where time does not matter; a start for adversarial training"
+_LOOKS = "upscaling where looks count more than truth: it invents detail, and must not be used to find out what was there"
+
 MODELS = (  # of one scale, best PSNR first: the order in which `auto` considers them
-    Model("xlsr", 4, "xlsr", "a trained network of 28 thousand parameters; the default", ("fp32", "fp16", "int8")),
-    Model(
-        "swift-srgan-psnr", 4, "swift-srgan", "twelve times the arithmetic, trained on pixels: where swift-srgan starts from"
-    ),
-    Model("xlsr", 3, "xlsr", "a trained network of 22 thousand parameters"),
-    *(Model("bicubic", scale, "bicubic", "plain interpolation, the baseline", ("fp32",)) for scale in (4, 3, 2)),
+    Model("xlsr", 4, "xlsr", "28 thousand parameters; the default", _CLEAN, ("fp32", "fp16", "int8")),
+    Model("swift-srgan-psnr", 4, "swift-srgan", "twelve times the arithmetic, trained on pixels", _PIXELS),
+    Model("xlsr-live", 4, "xlsr", "trained on compressed input, for live streams", _LIVE, ("fp32", "fp16", "int8")),
+    Model("xlsr", 3, "xlsr", "22 thousand parameters", _CLEAN),
+    *(Model("bicubic", s, "bicubic", "plain interpolation, the baseline", "comparisons", ("fp32",)) for s in (4, 3, 2)),
 )
 
 

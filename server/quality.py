@@ -1,7 +1,7 @@
 """Every figure of docs/quality.md, and contact sheets to look at, by one command: `python -m server.quality` (`make quality`).
 
-Pictures are scored through the engine's FP32 on the exported graphs, compressed clips through the precision that frames are
-served in. Figures of FP16 and INT8 are those that `models.publish` measured when it wrote the files.
+Pictures are scored through engines on the exported graphs: in FP32, and INT8 ones on each CPU backend; compressed clips through
+the precision that frames are served in. FP16 has no engine on a CPU: its figures are PyTorch's, from `models.publish`.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from models.evaluation.protocol import evaluate, read_rgb
+from engines.backends import BACKENDS
+from models.evaluation.protocol import Distance, evaluate, read_rgb
 from models.registry import MODELS
 from models.resize import UInt8Image, crop_to_multiple, downscale
 from server.distance import find_distance
@@ -26,7 +27,7 @@ from server.video_scores import score_video
 SETS = ("set5", "set14", "bsd100", "game10")
 LIVE_MODELS = ("bicubic", "xlsr", "xlsr-live")
 CRFS = (23, 28, 33)
-FRAMES = 30  # of each clip
+FRAMES = 20  # of each clip
 TILE = 176  # high-resolution pixels of a picture on a contact sheet
 
 PAPERS: dict[int, dict[str, tuple[float | None, ...]]] = {  # PSNR-Y on Set5, Set14, BSD100, as published
@@ -43,17 +44,26 @@ PAPERS: dict[int, dict[str, tuple[float | None, ...]]] = {  # PSNR-Y on Set5, Se
     2: {},
 }
 
+PARTS = ("sheets", "clips", "pictures")
+RESULTS, PAGE = Path("bench/results/quality.json"), Path("docs/quality.md")
+MARKER = "<!-- everything below is written by `make quality` -->"
+
 Scores = dict[str, dict[str, dict[str, float]]]
 """Title of a model -> test set -> metric -> value."""
 
 
 def measure_pictures(data: Path) -> Scores:
-    """Scores every model on every test set that its scale can be tried on."""
+    """Scores every model in FP32 on every test set, and the INT8 graphs on every backend."""
+    distance = find_distance(data, print)
     scores: Scores = {}
     for model in MODELS:
-        with ImageUpscaler(model.name, model.scale, precision="fp32") as upscaler:
-            scores[model.title] = {name: _score(upscaler, model.scale, data, name) for name in SETS}
-        print(model.title, scores[model.title], flush=True)
+        runs = {model.title: ("auto", "fp32")}
+        if "int8" in model.precisions:
+            runs |= {f"{model.title} int8 {backend}": (backend, "int8") for backend in BACKENDS}
+        for title, (backend, precision) in runs.items():
+            with ImageUpscaler(model.name, model.scale, backend, precision) as upscaler:
+                scores[title] = {name: _score(upscaler, model.scale, data, name, distance) for name in SETS}
+            print(title, scores[title], flush=True)
     return scores
 
 
@@ -74,9 +84,8 @@ def draw_sheets(data: Path, folder: Path) -> None:
             _draw_sheet(folder / f"{name}-x{scale}.png", scale, sorted((data / "test" / name).iterdir())[:6])
 
 
-def _score(upscaler: ImageUpscaler, scale: int, data: Path, name: str) -> dict[str, float]:
+def _score(upscaler: ImageUpscaler, scale: int, data: Path, name: str, distance: Distance | None) -> dict[str, float]:
     low = data / f"test_lr_x{scale}" / name
-    distance = find_distance(data, print)
     result = evaluate(upscaler.upscale, scale, data / "test" / name, low if low.exists() else None, distance)
     figures = {"psnr_y": round(result.psnr_y, 3), "ssim_y": round(result.ssim_y, 4)}
     return figures | ({} if result.squeeze_distance is None else {"squeeze_distance": round(result.squeeze_distance, 4)})
@@ -111,7 +120,7 @@ def render(results: dict[str, Any]) -> str:
     pictures: Scores = results["pictures"]
     scales = sorted({model.scale for model in MODELS}, reverse=True)
     sections = [_picture_table(scale, pictures) for scale in scales]
-    return "\n\n".join([*sections, _precision_table(), _clip_table(results["clips"])])
+    return "\n\n".join([*sections, _precision_table(pictures), _clip_table(results["clips"])])
 
 
 def _picture_table(scale: int, pictures: Scores) -> str:
@@ -130,13 +139,16 @@ def _cell(figures: dict[str, float] | None) -> str:
     return f"{figures['psnr_y']:.2f} / {figures['ssim_y']:.4f} / " + ("–" if distance is None else f"{distance:.3f}")
 
 
-def _precision_table() -> str:
+def _precision_table(pictures: Scores) -> str:
+    """What FP16 and INT8 cost: differences of PSNR-Y to FP32."""
     rows = []
     for model in MODELS:
         card = model.card()
-        for precision, figures in card.get("figures_of_other_precisions", {}).items():
-            drops = (figures[name]["psnr_y"] - card["figures"][name]["psnr_y"] for name in SETS[:3])
-            rows.append([model.title, precision.upper(), *(f"{drop:+.3f}" for drop in drops)])
+        runs = {f"{p.upper()}, PyTorch": figures for p, figures in card["figures_of_other_precisions"].items()}
+        runs |= {f"INT8, {title.split()[-1]}": pictures[title] for title in pictures if title.startswith(f"{model.title} int8")}
+        for name, figures in runs.items():
+            drops = (figures[s]["psnr_y"] - card["figures"][s]["psnr_y"] if s in figures else None for s in SETS[:3])
+            rows.append([model.title, name, *("–" if drop is None else f"{drop:+.3f}" for drop in drops)])
     return "## Other precisions: PSNR-Y against FP32, dB\n\n" + _table(["", "", *SETS[:3]], rows)
 
 
@@ -163,23 +175,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("FOURFOLD_DATA", "../shared/data")))
     parser.add_argument("--sheets", type=Path, default=Path("sheets"), help="folder for contact sheets")
-    parser.add_argument("--results", type=Path, default=Path("bench/results/quality.json"))
-    parser.add_argument("--page", type=Path, default=Path("docs/quality.md"), help="everything below its marker is replaced")
-    parser.add_argument("--parts", nargs="*", default=["pictures", "clips", "sheets"], help="what to do anew: all by default")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do anew; all by default")
     arguments = parser.parse_args()
-    results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
-    if "pictures" in arguments.parts:
-        results["pictures"] = measure_pictures(arguments.data)
-    if "clips" in arguments.parts:
-        results["clips"] = measure_clips(arguments.data)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"pictures": {}, "clips": []}
     if "sheets" in arguments.parts:
         draw_sheets(arguments.data, arguments.sheets)
-    arguments.results.write_text(json.dumps(results, indent=1) + "\n")
-    written = arguments.page.read_text().partition(MARKER)[0]
-    arguments.page.write_text(f"{written}{MARKER}\n\n{render(results)}\n")
+    if "clips" in arguments.parts:
+        results["clips"] = measure_clips(arguments.data)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    if "pictures" in arguments.parts:
+        results["pictures"] = measure_pictures(arguments.data)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    written = PAGE.read_text().partition(MARKER)[0]
+    PAGE.write_text(f"{written}{MARKER}\n\n{render(results)}\n")
 
-
-MARKER = "<!-- everything below is written by `make quality` -->"
 
 if __name__ == "__main__":
     main()

@@ -69,6 +69,8 @@ def score_video(
             rate = small.stat().st_size * 8 / 1000 * float(source.frame_rate or 30) / len(truth)
             for graph in graphs:
                 ours = _upscaled(small, graph, choice.backend, choice.precision)
+                if len(ours) != len(truth):
+                    raise ClipError(f"{clip} at CRF {crf}: {len(ours)} frames came back of {len(truth)}; it cannot be compared")
                 luma = [(mine[0], real[0]) for mine, real in zip(ours, truth, strict=True)]
                 score = float(np.mean([psnr(mine.astype(np.float64), real.astype(np.float64)) for mine, real in luma]))
                 judged = vmaf(Path(folder), ours, truth)

@@ -3,6 +3,7 @@
 Knows nothing of how pictures are upscaled: it is handed a function.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ Upscale = Callable[[UInt8Image], UInt8Image]
 """[H, W, 3] uint8 RGB -> [scale * H, scale * W, 3] uint8 RGB."""
 
 Distance = Callable[[UInt8Image, UInt8Image], float]
-"""How different two [H, W, 3] uint8 RGB pictures look; 0 for equal ones."""
+"""How different two [H, W, 3] uint8 RGB pictures look: 0 for equal ones, NaN for ones too small to tell."""
 
 SUFFIXES = {".png", ".bmp", ".webp", ".jpg", ".jpeg"}
 
@@ -32,7 +33,9 @@ class ImageScore:
     image: str
     psnr_y: float  # dB
     ssim_y: float
-    squeeze_distance: float | None  # see `models.evaluation.squeeze`; None where it was not asked for
+    squeeze_distance: (
+        float | None
+    )  # see `models.evaluation.squeeze`; None where it was not asked for, or the picture is too small
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def _score(upscale: Upscale, scale: int, path: Path, low_folder: Path | None, di
     low = downscale(high, scale) if low_folder is None else _read_low(low_folder / path.name, high, scale)
     ours, truth = (image[scale:-scale, scale:-scale] for image in (upscale(low), high))
     luma_ours, luma_truth = luma(ours), luma(truth)
-    seen = distance(ours, truth) if distance else None
-    return ImageScore(path.name, psnr(luma_ours, luma_truth), ssim(luma_ours, luma_truth), seen)
+    seen = distance(ours, truth) if distance else math.nan
+    return ImageScore(path.name, psnr(luma_ours, luma_truth), ssim(luma_ours, luma_truth), None if math.isnan(seen) else seen)
 
 
 def _read_low(path: Path, high: UInt8Image, scale: int) -> UInt8Image:

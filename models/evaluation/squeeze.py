@@ -4,6 +4,7 @@ It is the unweighted baseline of Zhang et al., "The Unreasonable Effectiveness o
 (CVPR 2018, section 3), on another training of the backbone. It is not LPIPS: LPIPS weighs the channels by human judgements.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from models.evaluation.weights import load_weights
 from models.resize import UInt8Image
 
+SMALLEST = 20  # pixels a side, of which three poolings leave something
 TAPS = (1, 4, 7, 9, 10, 11, 12)  # layers behind which LPIPS compares features: the first ReLU and six fires
 
 
@@ -62,7 +64,9 @@ class SqueezeDistance(nn.Module):
 
     @torch.no_grad()
     def of_images(self, first: UInt8Image, second: UInt8Image) -> float:
-        """The distance of two [H, W, 3] uint8 RGB pictures of one size, 32 pixels a side or more."""
+        """The distance of two [H, W, 3] uint8 RGB pictures of one size; NaN where a side is under 20 pixels."""
+        if min(first.shape[:2]) < SMALLEST:
+            return math.nan
         tensors = (torch.from_numpy(np.ascontiguousarray(i.transpose(2, 0, 1)[None])).float() / 255 for i in (first, second))
         return float(self(*tensors))
 

@@ -72,7 +72,11 @@ class AdversarialConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that a training run is told. A run is repeated exactly by the same file, data and number of threads."""
+    """All that a training run is told.
+
+    On a CPU, a run is repeated exactly by the same file, start, data and number of threads. On a GPU some gradients are summed
+    in an order that changes from run to run.
+    """
 
     network: NetworkConfig
     data: DataConfig

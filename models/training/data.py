@@ -53,13 +53,17 @@ class TrainingData:
         self.training = _Pool([_pair(image, scale) for image in used])
         self.compressed = self.training
         if compression:
+            log.info("compressing %d pictures %d times each", len(used), compression.versions)
             self.validation = _compressed([images[index] for index in held_out], scale, compression, 0)
             pairs = _compressed(used, scale, compression, 1)
             self.compressed = _Pool([pair for pair in pairs if min(pair.low.shape[:2]) >= config.crop])
-        if not (self.training.pairs and self.compressed.pairs and self.validation):
-            raise FileNotFoundError(
-                f"{folder} holds too few pictures of {smallest} pixels a side or more to train on and hold out"
-            )
+        for pairs, side, use in (
+            (self.validation, config.validation_side, "to hold out"),
+            (self.training.pairs, smallest, "to train on"),
+            (self.compressed.pairs, smallest, "to compress and train on"),
+        ):
+            if not pairs:
+                raise FileNotFoundError(f"{folder} holds no picture of {side} pixels a side or more {use}")
         log.info("%d training and %d validation pictures", len(self.training.pairs), len(self.validation))
 
     def batches(self, size: int, seed: int, first: int) -> Iterator[Batch]:

@@ -15,6 +15,9 @@ from models.swift_srgan import SwiftSRGAN
 from models.training.config import AdversarialConfig, ConfigError, TrainingConfig
 from models.video_io import SubpixelNetwork
 
+SHIFT = 16
+"""High-resolution pixels by which the adversary's view of a crop moves."""
+
 
 class PixelObjective:
     """Charbonnier loss on the clipped picture, plus what the clip cut off (which alone has a gradient there)."""
@@ -116,6 +119,7 @@ class AdversarialObjective(PixelObjective):
         super().__init__(network, scale, settings)
         self.adversarial, self.adversary, self.content = adversarial, adversary, content
         self._generate = self._compiled(self._subpixels)
+        self._random = torch.Generator().manual_seed(settings.seed)
 
     def step(self, low: Tensor, high: Tensor, learning_rate: float) -> Tensor:
         """The discriminator's step, then the generator's on the same pictures; returns the generator's loss."""
@@ -123,22 +127,36 @@ class AdversarialObjective(PixelObjective):
         with self._autocast():
             subpixels = self._generate(low)
         fake = F.pixel_shuffle(subpixels.float(), self.scale)
+        seen_fake, seen_real = self._at_random_offset(fake, high)
         with self._autocast():
-            self.adversary.learn(high, fake)
-            features = self.content(high)
-            judged = self.adversary.verdict(fake) * self.adversarial.weight
-            content = F.mse_loss(self.content(fake), features) * self.adversarial.content_weight
+            self.adversary.learn(seen_real, seen_fake)
+            features = self.content(seen_real)
+            judged = self.adversary.verdict(seen_fake) * self.adversarial.weight
+            content = F.mse_loss(self.content(seen_fake), features) * self.adversarial.content_weight
         pixels = self._charbonnier(fake, high)
         return self._descend(pixels + content + judged, learning_rate)
 
+    def _at_random_offset(self, *pictures: Tensor) -> tuple[Tensor, ...]:
+        """The same part of all `pictures`, `SHIFT` pixels smaller.
+
+        Networks with strides would push the phases of the pixel shuffle always the same way, which shows as a grid.
+        """
+        top, left = torch.randint(SHIFT + 1, (2,), generator=self._random).tolist()
+        height, width = (side - SHIFT for side in pictures[0].shape[2:])
+        return tuple(picture[:, :, top : top + height, left : left + width] for picture in pictures)
+
     def state_dict(self) -> dict[str, Any]:
-        discriminator = {"discriminator": self.adversary.discriminator.state_dict()}
-        return super().state_dict() | discriminator | {"adversary": self.adversary.optimizer.state_dict()}
+        adversary = {
+            "discriminator": self.adversary.discriminator.state_dict(),
+            "adversary": self.adversary.optimizer.state_dict(),
+        }
+        return super().state_dict() | adversary | {"random": self._random.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.adversary.discriminator.load_state_dict(state["discriminator"])
         self.adversary.optimizer.load_state_dict(state["adversary"])
+        self._random.set_state(state["random"].cpu())
 
 
 def _optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import load_start, save_checkpoint
+from models.checkpoint import load_start, read_metadata, save_checkpoint
 from models.errors import FourfoldError
 from models.evaluation.metrics import psnr_y
 from models.evaluation.squeeze import SqueezeDistance
@@ -32,6 +32,9 @@ from models.training.data import TrainingData
 from models.training.objectives import PixelObjective
 
 log = logging.getLogger(__name__)
+
+
+COLUMNS = ("step", "loss", "learning_rate", "psnr_y", "squeeze_distance", "seconds")  # of log.csv
 
 
 class ResumeError(FourfoldError):
@@ -47,8 +50,13 @@ def fresh_network(config: RunConfig, device: torch.device) -> nn.Module:
     torch.manual_seed(config.training.seed)
     network = build_network(config.network.name, config.network.scale)
     if config.network.start:
-        load_start(network, HERE / "checkpoints" / f"{config.network.start}.safetensors")
+        load_start(network, start_of(config))
     return network.to(device)
+
+
+def start_of(config: RunConfig) -> Path:
+    """The checkpoint that a run starts from."""
+    return HERE / "checkpoints" / f"{config.network.start}.safetensors"
 
 
 class Trainer:
@@ -75,9 +83,12 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self.network = objective.network
         self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.start = read_metadata(start_of(config)) if config.network.start else {}  # how it had been trained before
         self.step, self.best, self.seconds = 0, -math.inf, 0.0
         if (folder / "state.pt").exists():
             self._resume()
+        else:
+            (folder / "log.csv").unlink(missing_ok=True)  # of a run that ended before its first checkpoint
 
     def run(self) -> float:
         """Trains until the configured number of steps and returns the best validation score (see `_validate`)."""
@@ -91,14 +102,13 @@ class Trainer:
             losses.append(self.objective.step(low, high, learning_rate(self.config, self.step)))
             self._update_average()
             self.step += 1
-            now = time.monotonic()
-            self.seconds = before + now - started
+            self.seconds = before + time.monotonic() - started
             if self.step % settings.validate_steps == 0 or self.step == settings.steps:
                 self._validate(float(torch.stack(losses).mean()))
                 losses.clear()
-            if now - saved >= settings.checkpoint_seconds or self.step == settings.steps:
+            if time.monotonic() - saved >= settings.checkpoint_seconds or self.step == settings.steps:
                 self._save()
-                saved = now
+                saved = time.monotonic()
         return self.best
 
     @torch.no_grad()
@@ -113,12 +123,13 @@ class Trainer:
         scale = self.config.network.scale
         self.average.eval()
         pictures = [(upscale(self.average, pair.low), pair.high) for pair in self.data.validation]
+        seen = [[image[scale:-scale, scale:-scale] for image in pair] for pair in pictures]  # as the evaluation sees them
         row = {
             "step": self.step,
             "loss": loss,
             "learning_rate": learning_rate(self.config, self.step),
             "psnr_y": float(np.mean([psnr_y(ours, truth, scale) for ours, truth in pictures])),
-            "squeeze_distance": float(np.mean([self.distance.of_images(*pair) for pair in pictures]))
+            "squeeze_distance": float(np.mean([self.distance.of_images(*pair) for pair in seen]))
             if self.distance
             else math.nan,
             "seconds": self.seconds,
@@ -127,7 +138,7 @@ class Trainer:
             "step %(step)d  loss %(loss).5f  PSNR-Y %(psnr_y).3f dB  distance %(squeeze_distance).3f  %(seconds).0f s", row
         )
         with (self.folder / "log.csv").open("a", newline="") as file:
-            writer = csv.DictWriter(file, row.keys())
+            writer = csv.DictWriter(file, COLUMNS)
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
@@ -140,13 +151,16 @@ class Trainer:
                 "scale": str(scale),
                 "step": str(self.step),
                 "config": json.dumps(asdict(self.config)),
+                "start": json.dumps(self.start) if self.start else "",
                 "validation_psnr_y": f"{row['psnr_y']:.3f}",
+                "validation_squeeze_distance": f"{row['squeeze_distance']:.4f}",
             }
             save_checkpoint(self.average, self.folder / "best.safetensors", metadata)
 
     def _save(self) -> None:
         state = {
             "config": asdict(self.config),
+            "start": self.start,
             "step": self.step,
             "best": self.best,
             "seconds": self.seconds,
@@ -171,6 +185,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.objective.load_state_dict(state["objective"])
+        self.start = state["start"]
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         self._forget_rows_after(self.step)
         log.info("resumed at step %d", self.step)
@@ -179,10 +194,12 @@ class Trainer:
         """Rows of log.csv that were written after the state was: the run will write them again."""
         path = self.folder / "log.csv"
         if path.exists():
-            header, *rows = path.read_text().splitlines()
-            kept = [row for row in rows if int(row.partition(",")[0]) <= step]
-            with _replacing(path) as partial:
-                partial.write_text("\n".join([header, *kept, ""]))
+            with path.open(newline="") as file:
+                rows = [
+                    row for row in csv.reader(file) if len(row) == len(COLUMNS) and (row[0] == "step" or int(row[0]) <= step)
+                ]
+            with _replacing(path) as partial, partial.open("w", newline="") as file:
+                csv.writer(file).writerows(rows or [COLUMNS])
 
 
 def learning_rate(config: RunConfig, step: int) -> float:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from models.registry import MODELS
+from models.checkpoint import CheckpointError, load_checkpoint, load_start, save_checkpoint
+from models.registry import MODELS, build_network
 from models.xlsr import XLSR, XLSRConfig
 
 SHIPPED = next(model for model in MODELS if model.title == "xlsr-x4").checkpoint
@@ -69,3 +69,27 @@ def test_names_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes) -> N
 def test_names_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert "cannot be read" in refused(tmp_path / "nowhere.safetensors")
     assert "cannot be read" in refused(tmp_path)
+
+
+def test_a_start_at_another_scale_keeps_its_fresh_tail(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    trained, fresh = build_network("xlsr", 4), build_network("xlsr", 2)
+    save_checkpoint(trained, tmp_path / "start.safetensors", {})
+    tail = fresh.state_dict()["tail.weight"].clone()
+    load_start(fresh, tmp_path / "start.safetensors")
+    assert torch.equal(fresh.state_dict()["tail.weight"], tail)
+    for name, tensor in fresh.state_dict().items():
+        assert name.startswith("tail.") or torch.equal(tensor, trained.state_dict()[name])
+
+
+def test_a_start_at_the_same_scale_is_the_whole_network(tmp_path: Path) -> None:
+    trained, fresh = build_network("xlsr", 3), build_network("xlsr", 3)
+    save_checkpoint(trained, tmp_path / "start.safetensors", {})
+    load_start(fresh, tmp_path / "start.safetensors")
+    assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in fresh.state_dict().items())
+
+
+def test_a_start_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(build_network("swift-srgan", 4), tmp_path / "start.safetensors", {})
+    with pytest.raises(CheckpointError, match=r"does not fit XLSR: missing: head\.weight"):
+        load_start(build_network("xlsr", 4), tmp_path / "start.safetensors")

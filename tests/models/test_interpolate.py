@@ -13,7 +13,11 @@ from models.registry import build_network
 
 def write(path: Path, scale: int, seed: int) -> Path:
     torch.manual_seed(seed)
-    save_checkpoint(build_network("swift-srgan", scale), path, {"network": "swift-srgan", "scale": str(scale)})
+    network = build_network("swift-srgan", scale)
+    for statistics in network.buffers():
+        if statistics.is_floating_point():
+            statistics.uniform_(0.5, 1.5)
+    save_checkpoint(network, path, {"network": "swift-srgan", "scale": str(scale)})
     return path
 
 

@@ -1,6 +1,7 @@
 """What has a name is there, complete, and what has none is answered with what there is."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import onnx
@@ -9,9 +10,11 @@ import pytest
 from models.checkpoint import load_checkpoint
 from models.evaluation.protocol import evaluate
 from models.registry import ARCHITECTURES, FORMS, HERE, MODELS, Model, UnknownModelError, build_network, find_model
+from models.training.config import load_config
 from models.training.trainer import upscale
 
 BY_TITLE = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.title)
+CONFIGS = HERE / "training" / "configs"
 TEST_SETS = ("set5", "set14", "bsd100")
 
 
@@ -57,6 +60,28 @@ def test_of_one_scale_the_best_comes_first() -> None:
     for scale in {model.scale for model in MODELS}:
         figures = [model.card()["figures"]["set5"]["psnr_y"] for model in MODELS if model.scale == scale]
         assert figures == sorted(figures, reverse=True)
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m.architecture != "bicubic"], ids=lambda model: model.title)
+def test_the_card_tells_the_training_that_the_configurations_describe(model: Model) -> None:
+    """Settings that came later than a training are not in its card; all that are there agree with the file."""
+    training = model.card()["training"]
+    (path,) = [p for p in CONFIGS.glob(f"{model.title}*.toml") if training_of(p) == training_of_card(training["config"])]
+    told = asdict(load_config(path))
+    for section, settings in training["config"].items():
+        for key, value in (settings or {}).items():
+            assert told[section][key] == value or key == "checkpoint_seconds", (section, key)
+    if told["network"]["start"]:
+        assert training["start"]["config"]["network"]["name"] == model.architecture
+
+
+def training_of(path: Path) -> tuple[int, int]:
+    config = load_config(path)
+    return config.training.steps, config.training.seed
+
+
+def training_of_card(config: dict[str, dict[str, int]]) -> tuple[int, int]:
+    return config["training"]["steps"], config["training"]["seed"]
 
 
 def test_no_file_belongs_to_nobody() -> None:

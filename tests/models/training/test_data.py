@@ -75,7 +75,7 @@ def test_broken_and_small_pictures_are_counted_and_left_out(pictures: Path, capl
 
 def test_a_folder_without_usable_pictures_is_refused(tmp_path: Path) -> None:
     Image.fromarray(natural(15, 15)).save(tmp_path / "small.png")
-    with pytest.raises(FileNotFoundError, match="holds too few pictures of 16 pixels a side"):
+    with pytest.raises(FileNotFoundError, match="holds no picture of 16 pixels a side or more to hold out"):
         TrainingData(tmp_path, TINY.data, 2)
 
 

@@ -13,11 +13,14 @@ from safetensors.torch import load_file
 
 from models.checkpoint import load_checkpoint
 from models.evaluation.metrics import psnr_y
+from models.evaluation.squeeze import SqueezeDistance
 from models.registry import build_network
-from models.training.config import ConfigError, NetworkConfig, RunConfig
+from models.resize import UInt8Image
+from models.swift_srgan import Discriminator
+from models.training.config import AdversarialConfig, ConfigError, NetworkConfig, RunConfig
 from models.training.data import Batch, TrainingData
-from models.training.objectives import PixelObjective
-from models.training.trainer import ResumeError, learning_rate, upscale
+from models.training.objectives import AdversarialObjective, Adversary, PixelObjective
+from models.training.trainer import ResumeError, Trainer, fresh_network, learning_rate, upscale
 from tests.support.runs import TINY, draw_pictures, trainer, with_training
 
 
@@ -157,3 +160,56 @@ def test_a_damaged_state_is_named(pictures: TrainingData, tmp_path: Path) -> Non
 def test_a_network_without_weights_is_refused() -> None:
     with pytest.raises(ConfigError, match="Bicubic has no weights to train"):
         PixelObjective(build_network("bicubic", 2), 2, TINY.training)
+
+
+def adversarial_trainer(data: TrainingData, folder: Path) -> Trainer:
+    """Average colours stand in for MobileNetV2, the mean difference for SqueezeNet's: neither needs weights."""
+    config = replace(ADVERSARIAL, adversarial=AdversarialConfig(1e-3, 0.1, "", "", 1e-3))
+    network = fresh_network(config, torch.device("cpu"))
+    adversary = Adversary(Discriminator(), 1e-3)
+    objective = AdversarialObjective(network, 2, config.training, config.adversarial, adversary, torch.nn.AvgPool2d(4))
+    return Trainer(config, data, folder, objective, MeanDifference())
+
+
+class MeanDifference(SqueezeDistance):
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def of_images(self, first: UInt8Image, second: UInt8Image) -> float:
+        return float(np.abs(first.astype(int) - second).mean())
+
+
+ADVERSARIAL = replace(with_training(steps=4, validate_steps=1), network=NetworkConfig("swift-srgan", 2, ""))
+
+
+def test_an_adversarial_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    data = TrainingData(draw_pictures(tmp_path / "train"), replace(TINY.data, crop=16, rescale=[1.0]), 2)
+    unbroken = adversarial_trainer(data, tmp_path / "unbroken")
+    best = unbroken.run()
+    with pytest.raises(PowerCutError):
+        adversarial_trainer(FailingData(data, 2), tmp_path / "broken").run()
+    resumed = adversarial_trainer(data, tmp_path / "broken")
+    assert resumed.step == 2 and resumed.run() == best
+    assert_same(unbroken.network.state_dict(), resumed.network.state_dict())
+    assert_same(unbroken.average.state_dict(), resumed.average.state_dict())
+    logs = [list(csv.DictReader((tmp_path / run / "log.csv").read_text().splitlines())) for run in ("unbroken", "broken")]
+    for rows in logs:
+        assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    distances = [[row["squeeze_distance"] for row in rows] for rows in logs]
+    assert distances[0] == distances[1] and best == -min(map(float, distances[0]))
+
+
+def test_rows_of_an_unfinished_minute_are_written_once(pictures: TrainingData, tmp_path: Path) -> None:
+    trainer(TINY, pictures, tmp_path).run()
+    whole = (tmp_path / "log.csv").read_text()
+    (tmp_path / "log.csv").write_text(whole + "9,0.1,0.1,30.0,nan,12.0\n12,0.")  # newer than the state, and torn
+    trainer(TINY, pictures, tmp_path)
+    assert (tmp_path / "log.csv").read_text().split() == whole.split()
+
+
+def test_a_run_without_state_starts_its_log_anew(pictures: TrainingData, tmp_path: Path) -> None:
+    trainer(TINY, pictures, tmp_path).run()
+    (tmp_path / "state.pt").unlink()
+    trainer(TINY, pictures, tmp_path).run()
+    with (tmp_path / "log.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["3", "6"]
