@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from models.colour import Colour
 from models.errors import FourfoldError
 from models.fold import FoldedSwiftSRGAN, FoldedXLSR
+from models.quantise import QuantisedXLSR
 from models.registry import Form
 from models.swift_srgan import SwiftSRGAN
 from models.video_io import HalfPrecision, RgbGraph, RgbSubpixelGraph, SubpixelNetwork, YuvGraph, YuvSubpixelGraph
@@ -34,6 +35,7 @@ Tolerance = tuple[int, float]
 """Levels by which a value may differ, and the share of values that may: sums in another order round to the other side."""
 EXACT: Tolerance = (1, 0.01)
 HALF: Tolerance = (2, 0.2)  # two FP16 implementations of a deep network
+INT8: Tolerance = (8, 0.05)  # a sum that rounds to the next INT8 step inside moves what is made of it
 
 
 class ExportError(FourfoldError):
@@ -69,7 +71,8 @@ def export(network: nn.Module, scale: int, form: Form, path: Path) -> None:
         ExportError: the file computes something else than PyTorch; nothing is left at `path`.
     """
     graph, outputs = serving_graph(folded(network), scale, form)
-    write_onnx(graph.eval(), form, outputs, path, HALF if isinstance(network, HalfPrecision) else EXACT)
+    tolerances = {HalfPrecision: HALF, QuantisedXLSR: INT8}
+    write_onnx(graph.eval(), form, outputs, path, tolerances.get(type(network), EXACT))
 
 
 def export_unfolded(network: nn.Module, path: Path) -> None:

@@ -54,12 +54,13 @@ def publish(model: Model, trained: Path | None, data: Path) -> None:
         assert isinstance(fast, FoldedXLSR)
         card["int8_input_steps"] = calibrate(fast, _real_pictures(data / "train", model.scale))
         variants["int8"] = QuantisedXLSR(fast, card["int8_input_steps"])
+    for precision, variant in variants.items():
+        for form in FORMS:
+            export(variant, model.scale, form, model.onnx(form, precision))
     figures = {}
     for precision, variant in variants.items():
         sets = TEST_SETS[:1] if precision == "fp16" else TEST_SETS  # half precision takes a CPU minutes
         figures[precision] = _figures(variant, model.scale, data, sets)
-        for form in FORMS:
-            export(variant, model.scale, form, model.onnx(form, precision))
     card["figures"] = figures.pop("fp32")
     card["figures_of_other_precisions"] = figures
     if model.architecture != "bicubic":

@@ -68,6 +68,7 @@ class AdversarialConfig:
     content_weights: str  # file below the data directory
     distance_weights: str  # file below the data directory: what the best network is chosen by
     learning_rate: float  # of the discriminator
+    head_start: int  # steps in which the discriminator learns alone
 
 
 @dataclass(frozen=True)

@@ -120,16 +120,23 @@ class AdversarialObjective(PixelObjective):
         self.adversarial, self.adversary, self.content = adversarial, adversary, content
         self._generate = self._compiled(self._subpixels)
         self._random = torch.Generator().manual_seed(settings.seed)
+        self._rounds = 0
 
     def step(self, low: Tensor, high: Tensor, learning_rate: float) -> Tensor:
-        """The discriminator's step, then the generator's on the same pictures; returns the generator's loss."""
+        """The discriminator's step, then the generator's on the same pictures; returns the generator's loss.
+
+        In the first steps the discriminator learns alone, and its loss is returned: what it does not know yet teaches nothing.
+        """
         self.network.train()
         with self._autocast():
             subpixels = self._generate(low)
         fake = F.pixel_shuffle(subpixels.float(), self.scale)
         seen_fake, seen_real = self._at_random_offset(fake, high)
         with self._autocast():
-            self.adversary.learn(seen_real, seen_fake)
+            learned = self.adversary.learn(seen_real, seen_fake)
+            self._rounds += 1
+            if self._rounds <= self.adversarial.head_start:
+                return learned
             features = self.content(seen_real)
             judged = self.adversary.verdict(seen_fake) * self.adversarial.weight
             content = F.mse_loss(self.content(seen_fake), features) * self.adversarial.content_weight
@@ -150,13 +157,14 @@ class AdversarialObjective(PixelObjective):
             "discriminator": self.adversary.discriminator.state_dict(),
             "adversary": self.adversary.optimizer.state_dict(),
         }
-        return super().state_dict() | adversary | {"random": self._random.get_state()}
+        return super().state_dict() | adversary | {"random": self._random.get_state(), "rounds": self._rounds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.adversary.discriminator.load_state_dict(state["discriminator"])
         self.adversary.optimizer.load_state_dict(state["adversary"])
         self._random.set_state(state["random"].cpu())
+        self._rounds = state["rounds"]
 
 
 def _optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:

@@ -10,7 +10,20 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from models.checkpoint import load_checkpoint
-from models.export import EXACT, HALF, INPUTS, OPSET, ExportError, Tolerance, example, export, folded, serving_graph, write_onnx
+from models.export import (
+    EXACT,
+    HALF,
+    INPUTS,
+    INT8,
+    OPSET,
+    ExportError,
+    Tolerance,
+    example,
+    export,
+    folded,
+    serving_graph,
+    write_onnx,
+)
 from models.fold import FoldedXLSR
 from models.quantise import QuantisedXLSR
 from models.registry import MODELS, Form, Model, build_network
@@ -49,7 +62,9 @@ def assert_equal(graph: nn.Module, form: Form, path: Path, height: int, width: i
 @pytest.mark.parametrize(("height", "width"), [(12, 10), (7, 9), (1, 1)])
 def test_shipped_file_is_the_checkpoint(model: Model, precision: str, form: Form, height: int, width: int) -> None:
     graph, outputs = serving_graph(folded(network_of(model, precision)), model.scale, form)
-    assert_equal(graph.eval(), form, model.onnx(form, precision), height, width, HALF if precision == "fp16" else EXACT)
+    assert_equal(
+        graph.eval(), form, model.onnx(form, precision), height, width, {"fp16": HALF, "int8": INT8}.get(precision, EXACT)
+    )
     names = [value.name for value in onnx.load(model.onnx(form, precision)).graph.output]
     assert tuple(names) == outputs
 

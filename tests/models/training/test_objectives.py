@@ -72,7 +72,9 @@ def test_the_game_finds_a_mixture_of_two() -> None:
     assert distance(samples) < 0.4 < 0.8 < distance(normal)
 
 
-ADVERSARIAL = AdversarialConfig(weight=1e-3, content_weight=0.1, content_weights="", distance_weights="", learning_rate=1e-3)
+ADVERSARIAL = AdversarialConfig(
+    weight=1e-3, content_weight=0.1, content_weights="", distance_weights="", learning_rate=1e-3, head_start=0
+)
 
 
 def adversarial(network: nn.Module) -> AdversarialObjective:

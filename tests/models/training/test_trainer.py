@@ -164,7 +164,7 @@ def test_a_network_without_weights_is_refused() -> None:
 
 def adversarial_trainer(data: TrainingData, folder: Path) -> Trainer:
     """Average colours stand in for MobileNetV2, the mean difference for SqueezeNet's: neither needs weights."""
-    config = replace(ADVERSARIAL, adversarial=AdversarialConfig(1e-3, 0.1, "", "", 1e-3))
+    config = replace(ADVERSARIAL, adversarial=AdversarialConfig(1e-3, 0.1, "", "", 1e-3, head_start=1))
     network = fresh_network(config, torch.device("cpu"))
     adversary = Adversary(Discriminator(), 1e-3)
     objective = AdversarialObjective(network, 2, config.training, config.adversarial, adversary, torch.nn.AvgPool2d(4))
