@@ -98,7 +98,6 @@ ARCHITECTURES = (
 _CLEAN = "upscaling clean, lightly compressed video and pictures; strong compression is amplified: take xlsr-live there"
 _LIVE = "upscaling live streams, whose pictures went through an encoder; on clean ones xlsr is better"
 _PIXELS = "upscaling clean video and pictures where time does not matter; a start for adversarial training"
-_LOOKS = "upscaling where looks count more than truth: it invents detail, and must not be used to find out what was there"
 
 MODELS = (  # of one scale, best PSNR first: the order in which `auto` considers them
     Model("xlsr", 4, "xlsr", "28 thousand parameters; the default", _CLEAN, ("fp32", "fp16", "int8")),

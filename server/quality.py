@@ -27,7 +27,7 @@ from server.video_scores import score_video
 SETS = ("set5", "set14", "bsd100", "game10")
 LIVE_MODELS = ("bicubic", "xlsr", "xlsr-live")
 CRFS = (23, 28, 33)
-FRAMES = 20  # of each clip
+FRAMES = 16  # of each clip
 TILE = 176  # high-resolution pixels of a picture on a contact sheet
 
 PAPERS: dict[int, dict[str, tuple[float | None, ...]]] = {  # PSNR-Y on Set5, Set14, BSD100, as published
@@ -125,7 +125,7 @@ def render(results: dict[str, Any]) -> str:
 
 def _picture_table(scale: int, pictures: Scores) -> str:
     models = [model for model in MODELS if model.scale == scale]
-    rows = [[f"**{m.name}**", *(_cell(pictures[m.title].get(name)) for name in SETS)] for m in models]
+    rows = [[f"**{m.name}**", *(_cell(pictures.get(m.title, {}).get(name)) for name in SETS)] for m in models]
     rows += [
         [f"{name} (paper)", *("–" if v is None else f"{v:.2f}" for v in values), "–"] for name, values in PAPERS[scale].items()
     ]
