@@ -104,6 +104,7 @@ MODELS = (  # of one scale, best PSNR first: the order in which `auto` considers
     Model("swift-srgan-psnr", 4, "swift-srgan", "twelve times the arithmetic, trained on pixels", _PIXELS),
     Model("xlsr-live", 4, "xlsr", "trained on compressed input, for live streams", _LIVE, ("fp32", "fp16", "int8")),
     Model("xlsr", 3, "xlsr", "22 thousand parameters", _CLEAN),
+    Model("xlsr", 2, "xlsr", "18 thousand parameters", _CLEAN),
     *(Model("bicubic", s, "bicubic", "plain interpolation, the baseline", "comparisons", ("fp32",)) for s in (4, 3, 2)),
 )
 
