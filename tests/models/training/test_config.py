@@ -40,7 +40,7 @@ def test_whole_numbers_are_floats_too(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(GOOD.replace("rescale = [1.0, 0.75, 0.5]", "rescale = [1, 0.5]"))
     config = load_config(path)
-    assert config.training.checkpoint_seconds == 60.0 and isinstance(config.training.checkpoint_seconds, float)
+    assert config.training.checkpoint_seconds == 50.0 and isinstance(config.training.checkpoint_seconds, float)
     assert config.data.rescale == [1.0, 0.5] and isinstance(config.data.rescale[0], float)
 
 

@@ -13,7 +13,7 @@ def test_features_follow_the_content_not_the_position(data: Path) -> None:
     """A photograph is nearer to itself moved by two pixels than to another photograph; the shapes are those of table 2."""
     network = MobileNetV2Features(data / "weights" / "mobilenetv2_imagenet_bnfolded_f16.npz")
     baby, bird = (
-        torch.from_numpy(read_rgb(data / "test" / "set5" / f"{name}.png")[:194, :194]).permute(2, 0, 1)[None] / 255
+        torch.from_numpy(read_rgb(data / "test" / "set5" / f"{name}.png")[:194, :194].copy()).permute(2, 0, 1)[None] / 255
         for name in ("baby", "bird")
     )
     here, moved, other = (network(picture) for picture in (baby[..., :192, :192], baby[..., 2:, 2:], bird[..., :192, :192]))
