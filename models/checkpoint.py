@@ -47,6 +47,9 @@ def load_start(network: nn.Module, path: Path) -> None:
     """Fills `network` with the weights at `path` as a start for training at another scale.
 
     As `load_checkpoint`, but the layer that makes the pixels (`tail`) stays as it is where its shape depends on the scale.
+
+    Raises:
+        CheckpointError: the file is missing, is no safetensors file, or is of another architecture.
     """
     tensors = _read(path)
     fresh = network.state_dict()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import CheckpointError, load_checkpoint, read_metadata
-from models.evaluation.protocol import evaluate, read_rgb
+from models.evaluation.protocol import SQUEEZENET, evaluate, read_rgb
 from models.evaluation.squeeze import SqueezeDistance
 from models.export import export, export_unfolded, folded
 from models.fold import FoldedXLSR
@@ -96,7 +96,7 @@ def _training(header: dict[str, str], path: Path) -> dict[str, Any]:
 
 def _figures(network: nn.Module, scale: int, data: Path, sets: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Scores of `network` on test sets, with the low-resolution files that the literature uses."""
-    distance = SqueezeDistance(data / "weights" / "squeezenet1_1_imagenet_f16.npz").of_images
+    distance = SqueezeDistance(data / SQUEEZENET).of_images
     figures = {}
     for name in sets:
         low = data / f"test_lr_x{scale}" / name

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from models.evaluation.protocol import Distance
-
-WEIGHTS = Path("weights") / "squeezenet1_1_imagenet_f16.npz"
+from models.evaluation.protocol import SQUEEZENET, Distance
 
 
 def find_distance(data: Path, say: Callable[[str], None]) -> Distance | None:
@@ -14,12 +12,12 @@ def find_distance(data: Path, say: Callable[[str], None]) -> Distance | None:
     Raises:
         WeightsError: the weights are there and broken.
     """
-    if not (data / WEIGHTS).exists():
-        say(f"no squeeze_distance: there is no {data / WEIGHTS}; FOURFOLD_DATA says where the data directory is")
+    if not (data / SQUEEZENET).exists():
+        say(f"no squeeze_distance: there is no {data / SQUEEZENET}; FOURFOLD_DATA says where the data directory is")
         return None
     try:
         from models.evaluation.squeeze import SqueezeDistance
     except ImportError as error:
         say(f"no squeeze_distance: it needs PyTorch ({error}); pip install 'fourfold[train]'")
         return None
-    return SqueezeDistance(data / WEIGHTS).of_images
+    return SqueezeDistance(data / SQUEEZENET).of_images

@@ -21,9 +21,7 @@ from models.resize import downscale
 from server.catalogue import Graph, cores, find_graph
 from server.media.decode import DecodedFrame, VideoSource
 from server.media.encode import EncoderSettings, VideoSink
-from server.vmaf import vmaf
-
-Frame = tuple[Plane, Plane, Plane]
+from server.vmaf import Frame, vmaf
 
 
 class ClipError(FourfoldError):

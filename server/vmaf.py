@@ -14,6 +14,7 @@ MODELS = ("vmaf_v0.6.1", "vmaf_v0.6.1neg")
 """Netflix's model for a 1080p screen, and its twin that does not reward sharpening (VMAF-NEG)."""
 
 Frame = tuple[Plane, Plane, Plane]
+"""uint8 planes y [H, W], u and v [H / 2, W / 2]."""
 
 
 class VmafError(FourfoldError):
@@ -25,6 +26,9 @@ def vmaf(folder: Path, ours: list[Frame], truth: list[Frame]) -> dict[str, float
 
     Args:
         folder: for temporary files.
+
+    Raises:
+        VmafError: FFmpeg has libvmaf and could not run it.
     """
     ffmpeg = _ffmpeg_with_vmaf()
     if not ffmpeg:

@@ -1,9 +1,13 @@
 """Picture metrics on the luma of uint8 RGB images, as the super-resolution literature computes them."""
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from models.resize import UInt8Image
+
+Value = TypeVar("Value", bound=np.generic)
 
 Luma = npt.NDArray[np.float64]
 """[height, width], 16..235 (BT.601)."""
@@ -20,9 +24,9 @@ def psnr(first: Luma, second: Luma) -> float:
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
-def shave(plane: Luma, border: int) -> Luma:
-    """`plane` [H, W] without `border` pixels on each side: networks are not judged on what they cannot see."""
-    return plane[border:-border, border:-border] if border else plane
+def shave(image: npt.NDArray[Value], border: int) -> npt.NDArray[Value]:
+    """`image` [H, W, ...] without `border` pixels on each side: networks are not judged on what they cannot see."""
+    return image[border:-border, border:-border] if border else image
 
 
 def psnr_y(first: UInt8Image, second: UInt8Image, border: int) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from models.errors import FourfoldError
-from models.evaluation.metrics import luma, psnr, ssim
+from models.evaluation.metrics import luma, psnr, shave, ssim
 from models.resize import UInt8Image, crop_to_multiple, downscale
 
 Upscale = Callable[[UInt8Image], UInt8Image]
@@ -20,6 +20,9 @@ Upscale = Callable[[UInt8Image], UInt8Image]
 
 Distance = Callable[[UInt8Image, UInt8Image], float]
 """How different two [H, W, 3] uint8 RGB pictures look: 0 for equal ones, NaN for ones too small to tell."""
+
+SQUEEZENET = Path("weights") / "squeezenet1_1_imagenet_f16.npz"
+"""Below the data directory: what `squeeze_distance` is computed with."""
 
 SUFFIXES = {".png", ".bmp", ".webp", ".jpg", ".jpeg"}
 
@@ -33,9 +36,7 @@ class ImageScore:
     image: str
     psnr_y: float  # dB
     ssim_y: float
-    squeeze_distance: (
-        float | None
-    )  # see `models.evaluation.squeeze`; None where it was not asked for, or the picture is too small
+    squeeze_distance: float | None  # see `models.evaluation.squeeze`; None if not asked for, or the picture is too small
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def evaluate(
 def _score(upscale: Upscale, scale: int, path: Path, low_folder: Path | None, distance: Distance | None) -> ImageScore:
     high = crop_to_multiple(read_rgb(path), scale)
     low = downscale(high, scale) if low_folder is None else _read_low(low_folder / path.name, high, scale)
-    ours, truth = (image[scale:-scale, scale:-scale] for image in (upscale(low), high))
+    ours, truth = (shave(image, scale) for image in (upscale(low), high))
     luma_ours, luma_truth = luma(ours), luma(truth)
     seen = distance(ours, truth) if distance else math.nan
     return ImageScore(path.name, psnr(luma_ours, luma_truth), ssim(luma_ours, luma_truth), None if math.isnan(seen) else seen)

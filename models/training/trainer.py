@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import load_start, read_metadata, save_checkpoint
 from models.errors import FourfoldError
-from models.evaluation.metrics import psnr_y
+from models.evaluation.metrics import psnr_y, shave
 from models.evaluation.squeeze import SqueezeDistance
 from models.registry import HERE, build_network
 from models.training.config import RunConfig
@@ -123,7 +123,7 @@ class Trainer:
         scale = self.config.network.scale
         self.average.eval()
         pictures = [(upscale(self.average, pair.low), pair.high) for pair in self.data.validation]
-        seen = [[image[scale:-scale, scale:-scale] for image in pair] for pair in pictures]  # as the evaluation sees them
+        seen = [[shave(image, scale) for image in pair] for pair in pictures]  # as the evaluation sees them
         row = {
             "step": self.step,
             "loss": loss,

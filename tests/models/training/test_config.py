@@ -131,7 +131,7 @@ def test_names_a_value_that_makes_no_sense(tmp_path: Path, before: str, after: s
     assert message in refused(tmp_path, before, after)
 
 
-@pytest.mark.parametrize("key", ["steps", "batch", "crop"])
+@pytest.mark.parametrize("key", ["steps", "batch", "crop", "validation_every"])
 def test_names_a_number_that_is_too_small(tmp_path: Path, key: str) -> None:
     (line,) = [line for line in GOOD.splitlines() if line.startswith(f"{key} =")]
     assert f".{key} = 0; it takes 1 or more" in refused(tmp_path, line, f"{key} = 0")
