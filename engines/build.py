@@ -1,63 +1,109 @@
-"""From what a user asks for to a runner: picks backend and precision, says why, compiles or loads."""
+"""From a spec to a runner that may serve: compiled or from the cache, and admitted."""
 
-from dataclasses import dataclass, replace
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from engines.backends import BACKENDS, find_backend
-from engines.cache import compiled
-from engines.runner import Backend, BackendUnavailableError, EngineSpec, Precision, Runner
+from engines.admit import admit
+from engines.backends import find_backend
+from engines.cache import compiled, is_cached
+from engines.runner import EngineSpec, Frame, Plane, Runner
 
-
-@dataclass(frozen=True)
-class Choice:
-    """A backend and precision, with the reason in words."""
-
-    backend: str
-    precision: Precision
-    reason: str
-
-
-def choose(backend: str = "auto", precision: str = "auto") -> Choice:
-    """Picks what to run: the first backend that loads, and its fastest precision, unless they are named.
-
-    Raises:
-        BackendUnavailableError: what was named does not work here. A named backend is never replaced by another.
-    """
-    if backend != "auto":
-        return _choice(find_backend(backend), precision, "asked for")
-    refusals: list[str] = []
-    for name in BACKENDS:
-        try:
-            return _choice(find_backend(name), precision, "; ".join(["the first that works here", *refusals]))
-        except BackendUnavailableError as error:
-            refusals.append(f"not {name}: {error}")
-    raise BackendUnavailableError(f"no engine works here: {'; '.join(refusals)}")
-
-
-def _choice(backend: Backend, precision: str, why: str) -> Choice:
-    version = backend.version()
-    offered = backend.precisions()
-    for name, reason in offered.items():
-        if precision in ("auto", name):
-            return Choice(backend.name, name, f"{backend.name} {version} ({why}), {name} ({reason})")
-    raise BackendUnavailableError(f"{backend.name} cannot run {precision} here; it can run {', '.join(offered)}")
+log = logging.getLogger(__name__)
 
 
 def open_runner(backend: str, spec: EngineSpec) -> Runner:
-    """A runner for `spec`, from the cache where it was built before."""
+    """A runner for `spec`, from the cache where it was built before. It has shown that its pictures are right.
+
+    Raises:
+        BackendUnavailableError: the backend does not work here, or not with this network.
+        EngineRefusedError: its pictures are wrong.
+    """
     found = find_backend(backend)
-    return found.load(compiled(found, spec)[0], spec)
+    engine = compiled(found, spec)
+    runner = found.load(engine.blob, spec)
+    if engine.parity_db is None:
+        try:
+            engine.admitted(admit(runner, spec))
+        except BaseException:
+            runner.close()
+            raise
+    return runner
+
+
+def open_at_once(backend: str, spec: EngineSpec) -> Runner:
+    """As `open_runner`; but where the engine for the spec's size is still to be built, one for any size serves meanwhile."""
+    if spec.width is None or is_cached(find_backend(backend), spec):
+        return open_runner(backend, spec)
+    any_size = open_runner(backend, replace(spec, width=None, height=None))
+    return SwappingRunner(any_size, lambda: open_runner(backend, spec))
 
 
 def build(backend: str, spec: EngineSpec) -> bool:
-    """Compiles `spec` into the cache; returns False if it was there already."""
-    return not compiled(find_backend(backend), spec)[1]
+    """Compiles `spec` into the cache and admits it; returns False if it was there already."""
+    was_there = is_cached(find_backend(backend), spec)
+    open_runner(backend, spec).close()
+    return not was_there
 
 
-def for_latency(spec: EngineSpec, cores: int) -> EngineSpec:
-    """One frame at a time on all cores: for live streams and pictures."""
-    return replace(spec, lanes=1, threads=cores)
+class SwappingRunner:
+    """A runner that makes way for a better one as soon as that is ready, between two frames."""
 
+    def __init__(self, first: Runner, better: Callable[[], Runner]) -> None:
+        """Args: better: opens the better one; called on a thread of its own. If it fails, the first one stays."""
+        self._current, self._memory = first, list[Plane]()
+        self._users: dict[Runner, int] = {first: 0}  # calls that run now; a runner leaves with the last of its calls
+        self._lock = threading.Lock()
+        self.settled = threading.Event()
+        """Set once the better runner serves, or has failed."""
+        self._opening = threading.Thread(target=self._swap, args=(better,), name="build-engine", daemon=True)
+        self._opening.start()
 
-def for_throughput(spec: EngineSpec, cores: int) -> EngineSpec:
-    """A frame a core: for files. Threads that never wait for each other waste nothing."""
-    return replace(spec, lanes=cores, threads=1)
+    def infer(self, frames: Sequence[Frame]) -> None:
+        """See `engines.runner.Runner.infer`."""
+        with self._lock:
+            runner = self._current
+            self._users[runner] += 1
+        try:
+            runner.infer(frames)
+        finally:
+            with self._lock:
+                self._users[runner] -= 1
+                unused = self._take_unused()
+            for old in unused:
+                old.close()
+
+    def pin(self, memory: Plane) -> None:
+        """See `engines.runner.Runner.pin`."""
+        with self._lock:
+            self._memory.append(memory)
+            self._current.pin(memory)
+
+    def close(self) -> None:
+        """See `engines.runner.Runner.close`; waits until nothing is being built any more."""
+        self._opening.join()
+        self._current.close()
+
+    def _swap(self, better: Callable[[], Runner]) -> None:
+        try:
+            runner = better()
+            with self._lock:
+                for memory in self._memory:
+                    runner.pin(memory)
+                self._users[runner] = 0
+                self._current = runner
+                unused = self._take_unused()
+            for old in unused:
+                old.close()
+        except Exception as error:  # whatever it was, frames go on as before
+            log.warning("the engine for any size goes on serving: %s", error)
+        finally:
+            self.settled.set()
+
+    def _take_unused(self) -> list[Runner]:
+        """Runners that were replaced and have no call left; they are forgotten here."""
+        unused = [runner for runner, calls in self._users.items() if runner is not self._current and not calls]
+        for runner in unused:
+            del self._users[runner]
+        return unused

@@ -3,11 +3,11 @@
 `engines.client` offers the same in a process of its own; a session cannot tell the two apart.
 """
 
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Protocol, Self
 
+from engines.batching import Lanes
 from engines.build import open_runner
 from engines.runner import EngineSpec
 from engines.slots import Slot, SlotPool
@@ -32,7 +32,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """An engine on threads of this process, one for each lane of its runner."""
+    """An engine on threads of this process."""
 
     def __init__(self, backend: str, spec: EngineSpec, slots: int) -> None:
         """Args:
@@ -42,21 +42,17 @@ class LocalEngine:
         """
         self.pool = SlotPool(spec, slots)
         self._runner = open_runner(backend, spec)
-        self._threads = ThreadPoolExecutor(self._runner.lanes, thread_name_prefix="infer")
+        self._runner.pin(self.pool.memory)
+        self._lanes = Lanes(self._runner, spec.layout)
 
     def submit(self, slot: Slot) -> Future[float]:
         """See `Engine.submit`."""
-        return self._threads.submit(self._infer, slot)
-
-    def _infer(self, slot: Slot) -> float:
-        started = time.perf_counter()
-        self._runner.infer(slot.inputs, slot.outputs)
-        return time.perf_counter() - started
+        return self._lanes.submit(slot)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._lanes.close()
         self._runner.close()
         self.pool.close()

@@ -3,7 +3,8 @@
 Knows nothing of any particular backend.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -20,6 +21,8 @@ Planes = tuple[Plane, ...]
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
+Goal = Literal["latency", "throughput"]
+"""What an engine is wanted for: one frame soon (live streams, pictures), or many in all (files)."""
 
 INPUTS: dict[Form, tuple[str, ...]] = {"rgb": ("rgb",), "yuv420": ("y", "u", "v")}
 """The names of a graph's image inputs, in the order of `Planes`."""
@@ -33,6 +36,10 @@ class BackendUnavailableError(EngineError):
     """The backend or precision that was asked for does not work on this machine."""
 
 
+class EngineRefusedError(EngineError):
+    """A compiled engine does not compute what its network computes; see `engines.admit`."""
+
+
 class InferenceError(EngineError):
     """One frame failed; the engine goes on."""
 
@@ -42,18 +49,56 @@ class EngineDeadError(EngineError):
 
 
 @dataclass(frozen=True)
+class Graphs:
+    """One network in one form, in every precision that it is exported in."""
+
+    title: str  # for people
+    scale: int
+    form: Form
+    files: Mapping[str, Path]  # fp32, and fp16 and int8 where there are such graphs -> ONNX
+    checkpoint: Path | None = None  # the weights, for a backend that runs the network itself
+
+    def file(self, precision: Precision) -> Path | None:
+        """The graph to compute in `precision`: FP16 and INT8 are written into graphs of their own, BF16 is not."""
+        return self.files.get("fp32" if precision == "bf16" else precision)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the work is spread over a device."""
+
+    lanes: int = 1  # infer() calls in flight at once
+    threads: int = 1  # CPU threads of one lane
+    batch: int = 1  # frames of one call, at most
+
+
+@dataclass(frozen=True)
 class EngineSpec:
     """What to run, how. Two equal specs give the same engine."""
 
-    onnx: Path
-    scale: int
-    form: Form
+    graphs: Graphs
     width: int | None = None  # input pixels; None: any size, at some cost
     height: int | None = None
     colour: Colour | None = None  # of the frames in and out; yuv420 only
     precision: Precision = "fp32"
-    lanes: int = 1  # infer() calls in flight at once: 1 for the least latency, one per core for the most throughput
-    threads: int = 1  # CPU threads of one lane
+    layout: Layout = field(default_factory=Layout)
+
+    @property
+    def onnx(self) -> Path:
+        """The graph to run."""
+        path = self.graphs.file(self.precision)
+        if path is None:
+            has = ", ".join(self.graphs.files)
+            raise BackendUnavailableError(f"{self.graphs.title} has no {self.precision} graph; it has {has}")
+        return path
+
+    @property
+    def scale(self) -> int:
+        return self.graphs.scale
+
+    @property
+    def form(self) -> Form:
+        return self.graphs.form
 
     def output_planes(self, height: int, width: int) -> tuple[tuple[int, ...], ...]:
         """The shapes of the planes that come out for an input of `height` lines of `width` pixels.
@@ -72,24 +117,43 @@ def plane_shapes(form: Form, height: int, width: int) -> tuple[tuple[int, ...], 
     return ((height, width), chroma, chroma)
 
 
-class Runner(Protocol):
-    """A network ready to run on one device. Calls may come from `lanes` threads at once.
+class Frame(Protocol):
+    """One frame to upscale: planes to read, and planes to fill of the shapes that `EngineSpec.output_planes` gives."""
 
-    `infer` reads and writes arrays that belong to the caller and keeps neither after it returns.
+    @property
+    def inputs(self) -> Planes: ...
+    @property
+    def outputs(self) -> Planes: ...
+
+
+@dataclass(frozen=True)
+class PlaneFrame:
+    """A frame in arrays of its own; `engines.slots` has frames in shared memory."""
+
+    inputs: Planes
+    outputs: Planes
+
+
+class Runner(Protocol):
+    """A network ready to run on one device. Calls may come from `layout.lanes` threads at once.
+
+    `infer` reads and writes arrays that belong to the caller and keeps none of them after it returns.
     """
 
-    lanes: int
-
-    def infer(self, inputs: Planes, outputs: Planes) -> None:
-        """Upscales one frame.
+    def infer(self, frames: Sequence[Frame]) -> None:
+        """Upscales up to `layout.batch` frames.
 
         Args:
-            inputs: planes of the spec's form and, unless the spec leaves it open, size.
-            outputs: planes to fill, of the shapes that `EngineSpec.output_planes` gives.
+            frames: of the spec's form and, unless the spec leaves it open, size; all of one size.
 
         Raises:
-            InferenceError: this frame could not be computed.
+            InferenceError: these frames could not be computed; the next ones can.
+            EngineDeadError: nor can any other.
         """
+        ...
+
+    def pin(self, memory: Plane) -> None:
+        """Tells that frames will lie in `memory`, until `close`: a device that copies by itself has it locked in place."""
         ...
 
     def close(self) -> None:
@@ -118,8 +182,16 @@ class Backend(Protocol):
         """The device that engines run on, as precisely as compiled code depends on it."""
         ...
 
+    def layouts(self, goal: Goal, cores: int) -> list[Layout]:
+        """The ways to spread the work that are worth trying for `goal` beside `cores` CPU cores, the likeliest first."""
+        ...
+
     def build(self, spec: EngineSpec) -> bytes:
-        """Compiles `spec.onnx` into what `load` takes."""
+        """Compiles `spec.onnx` into what `load` takes.
+
+        Raises:
+            BackendUnavailableError: this backend cannot compile this graph; the message says why.
+        """
         ...
 
     def load(self, compiled: bytes, spec: EngineSpec) -> Runner:

@@ -4,17 +4,21 @@ import ctypes
 import os
 import signal
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
+from engines.batching import Lanes
 from engines.build import open_runner
-from engines.runner import EngineSpec, InferenceError
+from engines.runner import EngineDeadError, EngineSpec
 from engines.slots import SlotPool
 from models.errors import FourfoldError
 
 PR_SET_PDEATHSIG = 1
+
+DEAD_EXIT = 70
+"""Exit code of a process whose device does not answer any more (EX_SOFTWARE)."""
 
 
 def serve(connection: Connection, backend: str, spec: EngineSpec, slots: int) -> None:
@@ -28,28 +32,28 @@ def serve(connection: Connection, backend: str, spec: EngineSpec, slots: int) ->
     os.close(descriptor)
     try:
         runner = open_runner(backend, spec)
+        runner.pin(pool.memory)
     except (FourfoldError, OSError, RuntimeError) as error:
         connection.send(str(error))
         return
     connection.send(None)
-    sending = threading.Lock()
+    lanes, sending = Lanes(runner, spec.layout), threading.Lock()
 
-    def infer(number: int) -> None:
-        slot, failure = pool.slots[number], None
-        started = time.perf_counter()
-        try:
-            runner.infer(slot.inputs, slot.outputs)
-        except InferenceError as error:
-            failure = str(error)
+    def answer(number: int, future: Future[float]) -> None:
+        if future.cancelled():
+            return
+        failure = future.exception()
+        if isinstance(failure, EngineDeadError):
+            os._exit(DEAD_EXIT)  # nothing here can be trusted any more, not even to close it; the caller sees the pipe break
         with sending:
-            connection.send((number, time.perf_counter() - started, failure))
+            connection.send((number, 0.0 if failure else future.result(), str(failure) if failure else None))
 
-    with ThreadPoolExecutor(runner.lanes, thread_name_prefix="infer") as threads:
-        try:
-            while (number := connection.recv()) is not None:
-                threads.submit(infer, number)
-        except EOFError:
-            pass  # the caller is gone: nobody waits for an answer
+    try:
+        while (number := connection.recv()) is not None:
+            lanes.submit(pool.slots[number]).add_done_callback(partial(answer, number))
+    except EOFError:
+        pass  # the caller is gone: nobody waits for an answer
+    lanes.close()
     runner.close()
 
 

@@ -46,7 +46,7 @@ class SlotPool:
         self.descriptor = os.memfd_create("fourfold-slots") if descriptor is None else os.dup(descriptor)
         if descriptor is None:
             os.ftruncate(self.descriptor, total)
-        self._memory = np.frombuffer(mmap.mmap(self.descriptor, total), np.uint8)
+        self.memory: Plane = np.frombuffer(mmap.mmap(self.descriptor, total), np.uint8)
         self.slots = [
             self._slot(i, i * (input_bytes + output_bytes), input_bytes, input_shapes, output_shapes) for i in range(count)
         ]
@@ -67,9 +67,9 @@ class SlotPool:
         os.close(self.descriptor)
 
     def _slot(self, number: int, start: int, input_bytes: int, inputs: _Shapes, outputs: _Shapes) -> Slot:
-        planes = _views(self._memory[start:], outputs, input_bytes)
-        picture = self._memory[start + input_bytes :][: sum(map(_size, outputs))].reshape(-1, *outputs[0][1:])
-        return Slot(number, _views(self._memory[start:], inputs, 0), planes, picture)
+        planes = _views(self.memory[start:], outputs, input_bytes)
+        picture = self.memory[start + input_bytes :][: sum(map(_size, outputs))].reshape(-1, *outputs[0][1:])
+        return Slot(number, _views(self.memory[start:], inputs, 0), planes, picture)
 
 
 def _size(shape: tuple[int, ...]) -> int:

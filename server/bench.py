@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from engines.backends import find_backend
-from engines.build import choose, for_latency, for_throughput, open_runner
+from engines.build import choose, open_runner
 from engines.engine import LocalEngine
 from engines.runner import BackendUnavailableError, EngineSpec, Planes
 from models.colour import Colour

@@ -1,50 +1,33 @@
-"""From what a user writes after `--model` to the graph that an engine runs."""
+"""From what a user writes after `--model` to the graphs that an engine runs."""
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from engines.cache import cache_folder
-from engines.runner import Precision
+from engines.runner import Graphs
 from models.errors import FourfoldError
 from models.registry import MODELS, Form, UnknownModelError, build_network, find_model
 
 
-@dataclass(frozen=True)
-class Graph:
-    """A model in one form, ready for an engine."""
-
-    model: str
-    scale: int
-    onnx: Path
-
-
-def find_graph(model: str, scale: int, form: Form, precision: Precision) -> Graph:
-    """The graph of `model`: a name of the registry, a checkpoint file, or `auto` (the best PSNR at this scale).
-
-    Args:
-        precision: that the engine is going to compute in; FP16 and INT8 are written into graphs of their own.
+def find_graphs(model: str, scale: int, form: Form) -> tuple[str, Graphs]:
+    """The name and the graphs of `model`: a name of the registry, a checkpoint file, or `auto` (the best PSNR at this scale).
 
     Raises:
-        UnknownModelError: neither a model nor a file of that name, or not at this scale or in this precision.
+        UnknownModelError: neither a model nor a file of that name, or not at this scale.
         CheckpointError: the file is no checkpoint of ours.
     """
     if model == "auto":
         model = next((m.name for m in MODELS if m.scale == scale), "auto")
-    written = precision if precision in ("fp16", "int8") else "fp32"
     if model.endswith(".safetensors"):
-        if written != "fp32":
-            raise UnknownModelError(f"{model} has no {precision} graph: a checkpoint file runs in fp32 and bf16")
         return _from_checkpoint(Path(model), scale, form)
     found = find_model(model, scale)
-    if written not in found.precisions:
-        able = ", ".join(m.title for m in MODELS if written in m.precisions)
-        raise UnknownModelError(f"{found.title} has no {precision} graph; of the models, {able} have one")
-    return Graph(model, scale, found.onnx(form, written))
+    files = {precision: found.onnx(form, precision) for precision in found.precisions}
+    checkpoint = found.checkpoint if found.checkpoint.exists() else None  # bicubic interpolation has no weights
+    return model, Graphs(found.title, scale, form, files, checkpoint)
 
 
-def _from_checkpoint(path: Path, scale: int, form: Form) -> Graph:
+def _from_checkpoint(path: Path, scale: int, form: Form) -> tuple[str, Graphs]:
     """Exports a checkpoint into the cache, once."""
     if not path.is_file():
         raise UnknownModelError(f"{path} does not exist; give a model's name or a .safetensors checkpoint")
@@ -63,7 +46,7 @@ def _from_checkpoint(path: Path, scale: int, form: Form) -> Graph:
         load_checkpoint(network, path)
         target.parent.mkdir(parents=True, exist_ok=True)
         export(network, scale, form, target)
-    return Graph(path.stem, scale, target)
+    return path.stem, Graphs(path.stem, scale, form, {"fp32": target}, path)
 
 
 def cores() -> int:

@@ -78,7 +78,7 @@ def image(
     with ImageUpscaler(model, scale, engine, precision) as upscaler:
         results = upscale_images(upscaler, pairs, _say)
     if json:
-        _print_json({"model": upscaler.graph.model, "engine": upscaler.choice.backend, "images": results})
+        _print_json({"model": upscaler.model, "engine": upscaler.choice.backend, "images": results})
     else:
         for result in results:
             _say(f"{result['target']}: {result['output']['width']}x{result['output']['height']}")
@@ -127,11 +127,19 @@ def models(json: Json = False) -> None:
 
 
 @app.command()
-def engines(json: Json = False) -> None:
-    """List the backends: which work here, with which precisions, and why the others don't."""
+def engines(
+    model: ModelName = "auto",
+    scale: Scale = 4,
+    json: Json = False,
+) -> None:
+    """Try the backends: which work here, with which precisions, how fast, and why the others don't."""
+    from dataclasses import asdict
+
     from engines.backends import BACKENDS, find_backend
-    from engines.build import choose
-    from engines.runner import BackendUnavailableError
+    from engines.choose import choose, measured
+    from engines.runner import BackendUnavailableError, EngineSpec
+    from models.colour import Colour
+    from server.catalogue import cores, find_graphs
 
     rows: list[dict[str, Any]] = []
     for name in BACKENDS:
@@ -141,13 +149,23 @@ def engines(json: Json = False) -> None:
             rows.append({"engine": name, "works": True, "version": version, "precisions": precisions, "reason": None})
         except BackendUnavailableError as error:
             rows.append({"engine": name, "works": False, "version": None, "precisions": {}, "reason": str(error)})
-    auto = choose().reason
+    _, graphs = find_graphs(model, scale, "yuv420")
+    spec = EngineSpec(graphs, 480, 270, Colour("bt601", "limited"))
+    trials = measured(spec, "throughput", cores(), say=_say)
+    auto = choose(spec, "throughput", cores()).reason
     if json:
-        _print_json({"engines": rows, "auto": auto})
+        _print_json({"engines": rows, "model": graphs.title, "trials": [asdict(trial) for trial in trials], "auto": auto})
         return
     _table(
         ["engine", "works", "precisions"],
         [[r["engine"], r["reason"] or r["version"], ", ".join(r["precisions"])] for r in rows],
+    )
+    _table(
+        [graphs.title, "precision", "lanes x threads", "ms a frame, 480x270", "verdict"],
+        [
+            [t.backend, t.precision, f"{t.layout.lanes} x {t.layout.threads}", _ms(t.frame_ms), t.refusal or "admitted"]
+            for t in trials
+        ],
     )
     print(f"auto: {auto}")
 
@@ -165,10 +183,10 @@ def build(
 ) -> None:
     """Compile an engine for video frames of one size into the cache."""
     from engines.build import build as build_engine
-    from engines.build import choose, for_throughput
+    from engines.choose import choose
     from engines.runner import EngineSpec
     from models.colour import LUMA_WEIGHTS, Colour
-    from server.catalogue import cores, find_graph
+    from server.catalogue import cores, find_graphs
 
     width, _, height = size.partition("x")
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
@@ -176,16 +194,15 @@ def build(
     known = next((name for name in LUMA_WEIGHTS if name == matrix), None)
     if known is None:
         raise typer.BadParameter(f"{matrix} is not one of {', '.join(LUMA_WEIGHTS)}", param_hint="--matrix")
-    choice = choose(engine, precision)
-    graph = find_graph(model, scale, "yuv420", choice.precision)
-    colour = Colour(known, "full" if full_range else "limited")
-    spec = EngineSpec(graph.onnx, graph.scale, "yuv420", int(width), int(height), colour, choice.precision)
-    built = build_engine(choice.backend, for_throughput(spec, cores()))
-    result = {"model": graph.model, "size": size, "engine": choice.backend, "precision": choice.precision, "built": built}
+    name, graphs = find_graphs(model, scale, "yuv420")
+    spec = EngineSpec(graphs, int(width), int(height), Colour(known, "full" if full_range else "limited"))
+    choice = choose(spec, "throughput", cores(), engine, precision, _say)
+    built = build_engine(choice.backend, choice.spec)
+    result = {"model": name, "size": size, "engine": choice.backend, "precision": choice.spec.precision, "built": built}
     if json:
         _print_json(result)
     else:
-        _say(f"{graph.model} x{graph.scale} {size} on {choice.reason}: {'built' if built else 'was in the cache'}")
+        _say(f"{name} x{scale} {size} on {choice.reason}: {'built' if built else 'was in the cache'}")
 
 
 @app.command()
@@ -209,10 +226,10 @@ def evaluate(
     if json:
         per_image = [vars(score) for score in result.scores]
         averages = {name: getattr(result, name) for name in ("psnr_y", "ssim_y", "squeeze_distance")} | {"lpips": None}
-        about = {"model": upscaler.graph.model, "scale": scale, "data": str(data), "images": len(per_image)}
+        about = {"model": upscaler.model, "scale": scale, "data": str(data), "images": len(per_image)}
         _print_json({**about, **averages, "per_image": per_image})
     else:
-        line = f"{upscaler.graph.model} x{scale} on {data}: PSNR-Y {result.psnr_y:.3f} dB, SSIM-Y {result.ssim_y:.4f}"
+        line = f"{upscaler.model} x{scale} on {data}: PSNR-Y {result.psnr_y:.3f} dB, SSIM-Y {result.ssim_y:.4f}"
         print(line if result.squeeze_distance is None else f"{line}, squeeze_distance {result.squeeze_distance:.4f}")
 
 
@@ -312,6 +329,10 @@ class _Progress:
 
 def _data_folder() -> Path:
     return Path(os.environ.get("FOURFOLD_DATA", "../shared/data"))
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _say(line: str) -> None:

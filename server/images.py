@@ -8,11 +8,12 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from engines.build import Choice, choose, for_latency, open_runner
-from engines.runner import EngineSpec
+from engines.build import open_runner
+from engines.choose import Choice, choose
+from engines.runner import EngineSpec, PlaneFrame
 from models.errors import FourfoldError
 from models.resize import UInt8Image
-from server.catalogue import Graph, cores, find_graph
+from server.catalogue import cores, find_graphs
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_PIXELS = 4096 * 4096
@@ -28,16 +29,16 @@ class ImageUpscaler:
 
     def __init__(self, model: str = "auto", scale: int = 4, engine: str = "auto", precision: str = "auto") -> None:
         """Raises: FourfoldError: no such model, or an engine that does not work here."""
-        self.choice: Choice = choose(engine, precision)
-        self.graph: Graph = find_graph(model, scale, "rgb", self.choice.precision)
-        spec = EngineSpec(self.graph.onnx, scale, "rgb", precision=self.choice.precision)
-        self._runner = open_runner(self.choice.backend, for_latency(spec, cores()))
+        self.model, graphs = find_graphs(model, scale, "rgb")
+        self.choice: Choice = choose(EngineSpec(graphs), "latency", cores(), engine, precision)
+        self.scale = scale
+        self._runner = open_runner(self.choice.backend, self.choice.spec)
 
     def upscale(self, rgb: UInt8Image) -> UInt8Image:
         """[H, W, 3] uint8 RGB -> [scale * H, scale * W, 3] uint8 RGB."""
         height, width, _ = rgb.shape
-        result = np.empty((height * self.graph.scale, width * self.graph.scale, 3), np.uint8)
-        self._runner.infer((np.ascontiguousarray(rgb),), (result,))
+        result = np.empty((height * self.scale, width * self.scale, 3), np.uint8)
+        self._runner.infer([PlaneFrame((np.ascontiguousarray(rgb),), (result,))])
         return result
 
     def upscale_file(self, source: Path, target: Path) -> dict[str, Any]:

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from engines.build import choose, for_latency, open_runner
-from engines.runner import EngineSpec, Plane
+from engines.build import open_runner
+from engines.choose import choose
+from engines.runner import EngineSpec, Graphs, Plane, PlaneFrame
 from models.errors import FourfoldError
 from models.evaluation.metrics import psnr
 from models.resize import downscale
-from server.catalogue import Graph, cores, find_graph
+from server.catalogue import cores, find_graphs
 from server.media.decode import DecodedFrame, VideoSource
 from server.media.encode import EncoderSettings, VideoSink
 from server.vmaf import Frame, vmaf
@@ -55,8 +55,7 @@ def score_video(
     Raises:
         FourfoldError: the clip cannot be read or is too small, or there is no such model or engine.
     """
-    choice = choose(engine, precision)
-    graphs = [find_graph(model, scale, "yuv420", choice.precision) for model in models]
+    graphs = [find_graphs(model, scale, "yuv420") for model in models]
     with VideoSource(clip) as source, tempfile.TemporaryDirectory(prefix="fourfold-scores-") as folder:
         truth = [_cropped(frame.planes, 2 * scale) for frame in islice(_frames(source), frames)]
         if not truth or min(truth[0][0].shape) < 16 * scale:
@@ -65,14 +64,14 @@ def score_video(
             small = Path(folder) / f"{crf}.mkv"
             _write_small(small, source, truth, scale, crf)
             rate = small.stat().st_size * 8 / 1000 * float(source.frame_rate or 30) / len(truth)
-            for graph in graphs:
-                ours = _upscaled(small, graph, choice.backend, choice.precision)
+            for model, graph in graphs:
+                ours = _upscaled(small, graph, engine, precision)
                 if len(ours) != len(truth):
                     raise ClipError(f"{clip} at CRF {crf}: {len(ours)} frames came back of {len(truth)}; it cannot be compared")
                 luma = [(mine[0], real[0]) for mine, real in zip(ours, truth, strict=True)]
                 score = float(np.mean([psnr(mine.astype(np.float64), real.astype(np.float64)) for mine, real in luma]))
                 judged = vmaf(Path(folder), ours, truth)
-                yield VideoScore(clip.name, graph.model, crf, len(ours), score, flicker(luma), round(rate, 1), judged)
+                yield VideoScore(clip.name, model, crf, len(ours), score, flicker(luma), round(rate, 1), judged)
 
 
 def flicker(luma: Iterable[tuple[Plane, Plane]]) -> float:
@@ -108,15 +107,16 @@ def _write_small(path: Path, source: VideoSource, truth: list[Frame], scale: int
             sink.encode(np.concatenate(planes).reshape(height * 3 // 2, width), number * step, step)
 
 
-def _upscaled(small: Path, graph: Graph, backend: str, precision: Any) -> list[Frame]:
+def _upscaled(small: Path, graphs: Graphs, engine: str, precision: str) -> list[Frame]:
     with VideoSource(small) as source:
-        spec = EngineSpec(graph.onnx, graph.scale, "yuv420", source.width, source.height, source.colour, precision)
-        runner = open_runner(backend, for_latency(spec, cores()))
+        spec = EngineSpec(graphs, source.width, source.height, source.colour)
+        choice = choose(spec, "latency", cores(), engine, precision)
+        runner = open_runner(choice.backend, choice.spec)
         try:
             results = []
             for frame in _frames(source):
                 y, u, v = (np.empty(shape, np.uint8) for shape in spec.output_planes(source.height, source.width))
-                runner.infer(tuple(np.ascontiguousarray(plane) for plane in frame.planes), (y, u, v))
+                runner.infer([PlaneFrame(tuple(np.ascontiguousarray(plane) for plane in frame.planes), (y, u, v))])
                 results.append((y, u, v))
             return results
         finally:

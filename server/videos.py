@@ -6,17 +6,17 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from engines.build import choose, for_throughput
+from engines.choose import choose
 from engines.client import ProcessEngine
 from engines.engine import LocalEngine
 from engines.runner import EngineSpec
-from server.catalogue import cores, find_graph
+from server.catalogue import cores, find_graphs
 from server.media.decode import DecodedFrame, VideoSource
 from server.media.encode import EncoderSettings, VideoSink
 from server.streams.session import Session
 
 FRAMES_ON_THE_WAY = 3
-"""Slots beyond one for each lane: one being filled, one waiting, one being encoded."""
+"""Slots beyond those that the engine works on: one being filled, one waiting, one being encoded."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,22 @@ def upscale_video(
         FourfoldError: what, why and what to do.
     """
     started = perf_counter()
-    choice = choose(options.engine, options.precision)
-    graph = find_graph(options.model, options.scale, "yuv420", choice.precision)
+    model, graphs = find_graphs(options.model, options.scale, "yuv420")
     with VideoSource(source_path) as source:
-        spec = EngineSpec(graph.onnx, graph.scale, "yuv420", source.width, source.height, source.colour, choice.precision)
-        spec = for_throughput(spec, cores())
+        spec = EngineSpec(graphs, source.width, source.height, source.colour)
+        choice = choose(spec, "throughput", cores(), options.engine, options.precision, say)
         height, width = spec.output_planes(source.height, source.width)[0]
         if options.height:
             height, width = options.height & ~1, round(width * options.height / height) & ~1
         with (
             VideoSink(target_path, source, width, height, options.encoder) as sink,
             (ProcessEngine if options.engine_process else LocalEngine)(
-                choice.backend, spec, spec.lanes + FRAMES_ON_THE_WAY
+                choice.backend, choice.spec, choice.spec.layout.lanes * choice.spec.layout.batch + FRAMES_ON_THE_WAY
             ) as engine,
         ):
             session = Session(source.read(), lambda item: isinstance(item, DecodedFrame), engine, sink)
             session.run(lambda done: on_frame(done, source.frames))
-        for note in (f"{graph.model} x{graph.scale} on {choice.reason}", *source.notes, *sink.notes):
+        for note in (f"{model} x{graphs.scale} on {choice.reason}", *source.notes, *sink.notes):
             say(note)
     seconds = perf_counter() - started
     return {
@@ -77,9 +76,9 @@ def upscale_video(
         "frames_dropped": 0,
         "seconds": round(seconds, 3),
         "fps": round(session.frames / seconds, 2),
-        "model": graph.model,
+        "model": model,
         "engine": choice.backend,
-        "precision": choice.precision,
+        "precision": choice.spec.precision,
         "input": _described(source.width, source.height, source.frame_rate, source.codec),
         "output": _described(width, height, source.frame_rate, sink.codec),
         "stages_ms": session.times.milliseconds(),

@@ -1,8 +1,21 @@
 """ONNX Runtime on the CPU: the second opinion, and the backend where OpenVINO has no wheels."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from engines.runner import INPUTS, BackendUnavailableError, EngineSpec, InferenceError, Planes, Precision
+from engines.backends._cpu import cpu_layouts
+from engines.runner import (
+    INPUTS,
+    BackendUnavailableError,
+    EngineSpec,
+    Frame,
+    Goal,
+    InferenceError,
+    Layout,
+    Plane,
+    Planes,
+    Precision,
+)
 from engines.shuffle import deliver
 
 
@@ -21,12 +34,15 @@ class OnnxRuntimeBackend:
     def precisions(self) -> dict[Precision, str]:
         return {"fp32": "every CPU can", "int8": "where the model has such a graph"}
 
+    def layouts(self, goal: Goal, cores: int) -> list[Layout]:
+        return cpu_layouts(goal, cores)
+
     def build(self, spec: EngineSpec) -> bytes:
         return spec.onnx.read_bytes()  # a session optimises the graph in milliseconds: nothing to gain from keeping more
 
     def load(self, compiled: bytes, spec: EngineSpec) -> "OnnxRuntimeRunner":
         options = _onnxruntime().SessionOptions()
-        options.intra_op_num_threads = spec.threads
+        options.intra_op_num_threads = spec.layout.threads
         options.log_severity_level = 3
         return OnnxRuntimeRunner(_onnxruntime().InferenceSession(compiled, options, providers=["CPUExecutionProvider"]), spec)
 
@@ -38,12 +54,18 @@ class OnnxRuntimeRunner:
     """A session; ONNX Runtime lets several threads run it at once."""
 
     def __init__(self, session: Any, spec: EngineSpec) -> None:
-        self.lanes = spec.lanes
         self._spec, self._session = spec, session
         self._colour = {"yuv_to_rgb": spec.colour.yuv_to_rgb(), "rgb_to_yuv": spec.colour.rgb_to_yuv()} if spec.colour else {}
 
-    def infer(self, inputs: Planes, outputs: Planes) -> None:
+    def infer(self, frames: Sequence[Frame]) -> None:
         """See `engines.runner.Runner.infer`."""
+        for frame in frames:
+            self._infer(frame.inputs, frame.outputs)
+
+    def pin(self, memory: Plane) -> None:
+        """See `engines.runner.Runner.pin`; the CPU needs nothing."""
+
+    def _infer(self, inputs: Planes, outputs: Planes) -> None:
         lead = (None,) if self._spec.form == "rgb" else (None, None)
         feed = {name: plane[lead] for name, plane in zip(INPUTS[self._spec.form], inputs, strict=True)}
         try:

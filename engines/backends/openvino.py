@@ -2,13 +2,26 @@
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, cast
 
 import numpy as np
 
-from engines.runner import INPUTS, BackendUnavailableError, EngineSpec, InferenceError, Planes, Precision, plane_shapes
+from engines.backends._cpu import cpu_layouts
+from engines.runner import (
+    INPUTS,
+    BackendUnavailableError,
+    EngineSpec,
+    Frame,
+    Goal,
+    InferenceError,
+    Layout,
+    Plane,
+    Planes,
+    Precision,
+    plane_shapes,
+)
 from engines.shuffle import deliver
 
 
@@ -31,6 +44,9 @@ class OpenVINOBackend:
             return {"bf16": "this CPU multiplies BF16 natively (AMX or AVX-512)", "fp32": "every CPU can", "int8": int8}
         return {"fp32": "this CPU has no native BF16", "int8": int8}
 
+    def layouts(self, goal: Goal, cores: int) -> list[Layout]:
+        return cpu_layouts(goal, cores)
+
     def build(self, spec: EngineSpec) -> bytes:
         model = _core().read_model(spec.onnx)
         if spec.colour:
@@ -52,14 +68,20 @@ class OpenVINORunner:
     """A compiled model with one infer request for each lane."""
 
     def __init__(self, compiled: Any, spec: EngineSpec) -> None:
-        self.lanes = spec.lanes
         self._spec = spec
         self._requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(spec.lanes):
+        for _ in range(spec.layout.lanes):
             self._requests.put(compiled.create_infer_request())
 
-    def infer(self, inputs: Planes, outputs: Planes) -> None:
+    def infer(self, frames: Sequence[Frame]) -> None:
         """See `engines.runner.Runner.infer`."""
+        for frame in frames:
+            self._infer(frame.inputs, frame.outputs)
+
+    def pin(self, memory: Plane) -> None:
+        """See `engines.runner.Runner.pin`; the CPU needs nothing."""
+
+    def _infer(self, inputs: Planes, outputs: Planes) -> None:
         tensor = _openvino().Tensor
         request = self._requests.get()
         try:
@@ -93,8 +115,8 @@ def _properties(spec: EngineSpec) -> dict[str, Any]:
     floats = "bf16" if spec.precision != "fp32" and _has_bf16() else "f32"  # some values are, in INT8 graphs too
     return {
         "INFERENCE_PRECISION_HINT": floats,
-        "NUM_STREAMS": spec.lanes,
-        "INFERENCE_NUM_THREADS": spec.lanes * spec.threads,
+        "NUM_STREAMS": spec.layout.lanes,
+        "INFERENCE_NUM_THREADS": spec.layout.lanes * spec.layout.threads,
         "ENABLE_CPU_PINNING": False,  # decoder and encoder share these cores
     }
 

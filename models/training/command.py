@@ -47,7 +47,7 @@ def _objective(config: RunConfig, data: Path) -> tuple[PixelObjective, SqueezeDi
     network, scale = fresh_network(config, device), config.network.scale
     if not config.adversarial:
         return PixelObjective(network, scale, config.training), None
-    content = MobileNetV2Features(data / config.adversarial.content_weights).to(device)
+    content = MobileNetV2Features(data / config.adversarial.content_weights, config.adversarial.content_blocks).to(device)
     distance = SqueezeDistance(data / config.adversarial.distance_weights)
     adversary = Adversary(Discriminator().to(device), config.adversarial.learning_rate)
     return AdversarialObjective(network, scale, config.training, config.adversarial, adversary, content), distance

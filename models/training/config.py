@@ -64,7 +64,8 @@ class AdversarialConfig:
     """A discriminator and a loss on features beside the pixel loss. See `models.training.objectives`."""
 
     weight: float  # of the adversarial loss
-    content_weight: float  # of the squared distance of MobileNetV2 features
+    content_weight: float  # of the distance of MobileNetV2 features
+    content_blocks: list[int]  # MobileNetV2's blocks whose features are compared, 0 to 16 (0: the layer before the first)
     content_weights: str  # file below the data directory
     distance_weights: str  # file below the data directory: what the best network is chosen by
     learning_rate: float  # of the discriminator
@@ -95,6 +96,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("data.intensity", lambda factors: bool(factors) and all(0 < f <= 1 for f in factors), "factors above 0, up to 1"),
     ("training.learning_rate", lambda rate: rate > 0, "a number above 0"),
     ("training.ema_decay", lambda decay: 0 <= decay < 1, "a number from 0 to less than 1"),
+    ("adversarial.content_blocks", lambda blocks: bool(blocks) and all(0 <= b <= 16 for b in blocks), "blocks from 0 to 16"),
     ("compression.share", lambda share: 0 <= share <= 1, "a number from 0 to 1"),
     ("compression.crf", lambda crf: len(crf) == 2 and crf[0] <= crf[1] <= 51, "the lowest and the highest, up to 51"),
     (
@@ -148,7 +150,7 @@ def _value(path: Path, key: str, expected: Any, value: Any) -> Any:
     if type(value) is not expected:
         takes = expected.__name__ if isinstance(expected, type) and not get_args(expected) else expected
         raise ConfigError(f"{path}: {key} = {value!r} is of the wrong type; it takes {takes}")
-    if type(value) is int and value < 1 and not key.endswith((".seed", ".warmup_steps")):
+    if type(value) is int and value < 1 and not key.endswith((".seed", ".warmup_steps")) and ".content_blocks[" not in key:
         raise ConfigError(f"{path}: {key} = {value}; it takes 1 or more")
     return value
 

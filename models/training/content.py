@@ -3,6 +3,7 @@
 Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, table 2; TensorFlow's padding.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from models.evaluation.weights import load_weights
 
 # expansion, channels, repeats, stride of the first repeat (table 2)
 BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-USED = 16  # blocks: SwiftSRGAN takes the output of the 16th (section III-D)
+USED = 16  # blocks: SwiftSRGAN compares the output of the 16th (section III-D)
 
 
 class InvertedResidual(nn.Module):
@@ -42,8 +43,10 @@ class InvertedResidual(nn.Module):
 class MobileNetV2Features(nn.Module):
     """MobileNetV2 up to its 16th block, frozen."""
 
-    def __init__(self, weights: Path) -> None:
-        """Args: weights: an .npz file with torchvision's names, batch normalisation folded, for RGB in -1..1.
+    def __init__(self, weights: Path, taps: Sequence[int]) -> None:
+        """Args:
+        weights: an .npz file with torchvision's names, batch normalisation folded, for RGB in -1..1.
+        taps: the blocks whose outputs are features, from 1 to 16; 0 is the layer before the first.
 
         Raises:
             WeightsError: the file is missing, or is not of this network.
@@ -55,17 +58,17 @@ class MobileNetV2Features(nn.Module):
             for index in range(repeats):
                 layers.append(InvertedResidual(channels, after, expansion, stride if index == 0 else 1))
                 channels = after
-        self.features = nn.Sequential(*layers[: USED + 1])
+        self.features, self.taps = nn.Sequential(*layers[: USED + 1]), tuple(taps)
         load_weights(self, weights)
         self.requires_grad_(False)
 
-    def forward(self, rgb: Tensor) -> Tensor:
-        """[N, 3, H, W] RGB in 0..1 -> [N, 160, H / 32, W / 32]."""
+    def forward(self, rgb: Tensor) -> list[Tensor]:
+        """[N, 3, H, W] RGB in 0..1 -> the features of each tap; block 16 gives [N, 160, H / 32, W / 32]."""
         stem, *blocks = self.features
-        x = F.relu6(stem(_padded(rgb * 2 - 1)))
+        outputs = [F.relu6(stem(_padded(rgb * 2 - 1)))]
         for block in blocks:
-            x = block(x)
-        return x
+            outputs.append(block(outputs[-1]))
+        return [outputs[tap] for tap in self.taps]
 
 
 def _padded(x: Tensor) -> Tensor:

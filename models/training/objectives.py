@@ -104,7 +104,11 @@ class Adversary:
 
 
 class AdversarialObjective(PixelObjective):
-    """SwiftSRGAN's loss: pixels and MobileNetV2 features, plus a discriminator's verdict (section III-D)."""
+    """SwiftSRGAN's loss: pixels and MobileNetV2 features, plus a discriminator's verdict (section III-D).
+
+    Features are compared as unit vectors (Zhang et al., CVPR 2018), so that faint texture counts as much as strong edges.
+    Batch normalisation keeps the statistics of the pixel loss's stage: those of a few crops would only disturb it.
+    """
 
     def __init__(
         self,
@@ -115,10 +119,11 @@ class AdversarialObjective(PixelObjective):
         adversary: Adversary,
         content: nn.Module,
     ) -> None:
-        """Args: content: pictures [N, 3, H, W] in 0..1 -> features, frozen."""
+        """Args: content: pictures [N, 3, H, W] in 0..1 -> lists of features [N, C, h, w], frozen."""
         super().__init__(network, scale, settings)
         self.adversarial, self.adversary, self.content = adversarial, adversary, content
         self._generate = self._compiled(self._subpixels)
+        self._content_loss = self._compiled(self._distance)
         self._random = torch.Generator().manual_seed(settings.seed)
         self._rounds = 0
 
@@ -127,7 +132,7 @@ class AdversarialObjective(PixelObjective):
 
         In the first steps the discriminator learns alone, and its loss is returned: what it does not know yet teaches nothing.
         """
-        self.network.train()
+        self.network.eval()
         with self._autocast():
             subpixels = self._generate(low)
         fake = F.pixel_shuffle(subpixels.float(), self.scale)
@@ -137,11 +142,18 @@ class AdversarialObjective(PixelObjective):
             self._rounds += 1
             if self._rounds <= self.adversarial.head_start:
                 return learned
-            features = self.content(seen_real)
             judged = self.adversary.verdict(seen_fake) * self.adversarial.weight
-            content = F.mse_loss(self.content(seen_fake), features) * self.adversarial.content_weight
+            content = self._content_loss(seen_fake, seen_real) * self.adversarial.content_weight
         pixels = self._charbonnier(fake, high)
         return self._descend(pixels + content + judged, learning_rate)
+
+    def _distance(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Squared distances of unit feature vectors, averaged over positions, summed over layers."""
+        with torch.no_grad():
+            targets = self.content(real)
+        pairs = zip(self.content(fake), targets, strict=True)
+        unit = [(F.normalize(ours.float(), dim=1), F.normalize(theirs.float(), dim=1)) for ours, theirs in pairs]
+        return torch.stack([(ours - theirs).square().sum(1).mean() for ours, theirs in unit]).sum()
 
     def _at_random_offset(self, *pictures: Tensor) -> tuple[Tensor, ...]:
         """The same part of all `pictures`, `SHIFT` pixels smaller.

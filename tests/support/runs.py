@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.training.config import DataConfig, NetworkConfig, RunConfig, TrainingConfig
 from models.training.data import TrainingData
@@ -33,6 +35,13 @@ TINY = RunConfig(
         compile=False,
     ),
 )
+
+
+class AverageColours(nn.Module):
+    """Stands for a content network, without weights."""
+
+    def forward(self, rgb: Tensor) -> list[Tensor]:
+        return [F.avg_pool2d(rgb, 4)]
 
 
 def with_training(**changes: float | bool) -> RunConfig:

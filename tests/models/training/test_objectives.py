@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.swift_srgan import Discriminator, SwiftSRGAN, SwiftSRGANConfig
 from models.training.config import AdversarialConfig
 from models.training.objectives import AdversarialObjective, Adversary, PixelObjective
-from tests.support.runs import TINY
+from tests.support.runs import TINY, AverageColours
 
 
 class Line(nn.Module):
@@ -73,14 +73,14 @@ def test_the_game_finds_a_mixture_of_two() -> None:
 
 
 ADVERSARIAL = AdversarialConfig(
-    weight=1e-3, content_weight=0.1, content_weights="", distance_weights="", learning_rate=1e-3, head_start=0
+    1e-3, 0.1, content_blocks=[16], content_weights="", distance_weights="", learning_rate=1e-3, head_start=0
 )
 
 
 def adversarial(network: nn.Module) -> AdversarialObjective:
     """With average colours instead of MobileNetV2, so that it needs no weights."""
     adversary = Adversary(Discriminator(), ADVERSARIAL.learning_rate)
-    return AdversarialObjective(network, 2, TINY.training, ADVERSARIAL, adversary, nn.AvgPool2d(4))
+    return AdversarialObjective(network, 2, TINY.training, ADVERSARIAL, adversary, AverageColours())
 
 
 @pytest.fixture
@@ -93,7 +93,14 @@ def network() -> SwiftSRGAN:
 def test_each_weight_of_the_network_learns(network: SwiftSRGAN, make: Callable[[nn.Module], PixelObjective]) -> None:
     before = copy.deepcopy(network.state_dict())
     make(network).step(torch.rand(2, 3, 16, 16), torch.rand(2, 3, 32, 32), 1e-3)
-    assert not [name for name, tensor in network.state_dict().items() if torch.equal(tensor, before[name])]
+    assert not [name for name, tensor in network.named_parameters() if torch.equal(tensor, before[name])]
+
+
+def test_the_adversarial_stage_leaves_the_statistics_alone(network: SwiftSRGAN) -> None:
+    before = copy.deepcopy(network.state_dict())
+    adversarial(network).step(torch.rand(2, 3, 16, 16), torch.rand(2, 3, 32, 32), 1e-3)
+    statistics = [name for name in before if "running_" in name]
+    assert statistics and all(torch.equal(network.state_dict()[name], before[name]) for name in statistics)
 
 
 def test_both_players_move_and_neither_moves_the_other(network: SwiftSRGAN) -> None:

@@ -21,7 +21,7 @@ from models.training.config import AdversarialConfig, ConfigError, NetworkConfig
 from models.training.data import Batch, TrainingData
 from models.training.objectives import AdversarialObjective, Adversary, PixelObjective
 from models.training.trainer import ResumeError, Trainer, fresh_network, learning_rate, upscale
-from tests.support.runs import TINY, draw_pictures, trainer, with_training
+from tests.support.runs import TINY, AverageColours, draw_pictures, trainer, with_training
 
 
 @pytest.fixture(autouse=True)
@@ -164,10 +164,10 @@ def test_a_network_without_weights_is_refused() -> None:
 
 def adversarial_trainer(data: TrainingData, folder: Path) -> Trainer:
     """Average colours stand in for MobileNetV2, the mean difference for SqueezeNet's: neither needs weights."""
-    config = replace(ADVERSARIAL, adversarial=AdversarialConfig(1e-3, 0.1, "", "", 1e-3, head_start=1))
+    config = replace(ADVERSARIAL, adversarial=AdversarialConfig(1e-3, 0.1, [16], "", "", 1e-3, head_start=1))
     network = fresh_network(config, torch.device("cpu"))
     adversary = Adversary(Discriminator(), 1e-3)
-    objective = AdversarialObjective(network, 2, config.training, config.adversarial, adversary, torch.nn.AvgPool2d(4))
+    objective = AdversarialObjective(network, 2, config.training, config.adversarial, adversary, AverageColours())
     return Trainer(config, data, folder, objective, MeanDifference())
 
 
