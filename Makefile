@@ -16,8 +16,9 @@ check: .venv/.dev
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: .venv/.base
-	.venv/bin/fourfold bench
+bench: .venv/.dev
+	.venv/bin/fourfold bench engines
+	.venv/bin/fourfold bench pipeline
 
 quality: .venv/.dev  ## scores every model, writes docs/quality.md, and contact sheets to sheets/
 	.venv/bin/python -m server.quality

@@ -55,17 +55,23 @@ def admit(runner: Runner, spec: EngineSpec) -> float:
         except (InferenceError, ValueError) as error:  # what NumPy says of shapes that do not fit
             raise EngineRefusedError(f"{_name(spec)} was refused: a {width}x{height} frame failed: {error}") from error
         frames.append(frame)
-    if all(np.ptp(frame.outputs[0]) == 0 for frame in frames):
-        raise EngineRefusedError(f"{_name(spec)} was refused: its pictures are black or of one colour")
-    if all(np.array_equal(*planes) for planes in zip(frames[0].outputs, frames[1].outputs, strict=True)):
-        raise EngineRefusedError(f"{_name(spec)} was refused: two different frames gave the same picture")
     squares = np.concatenate([_squared_errors(frame, reference, spec) for frame in frames])
     parity = float(10 * np.log10(255**2 / squares.mean())) if squares.any() else np.inf
-    if not parity >= PARITY_DB[spec.precision]:
+    if parity < PARITY_DB[spec.precision]:
         raise EngineRefusedError(
-            f"{_name(spec)} was refused: {parity:.1f} dB against FP32, and it takes {PARITY_DB[spec.precision]:.0f}"
+            f"{_name(spec)} was refused: {_fault(frames)}{parity:.1f} dB against FP32, and it takes "
+            f"{PARITY_DB[spec.precision]:.0f}"
         )
     return parity
+
+
+def _fault(frames: list[PlaneFrame]) -> str:
+    """What is wrong with wrong pictures, where it shows without the right ones."""
+    if all(np.ptp(frame.outputs[0]) == 0 for frame in frames):
+        return "its pictures are black or of one colour; "
+    if all(np.array_equal(*planes) for planes in zip(frames[0].outputs, frames[1].outputs, strict=True)):
+        return "two different frames gave the same picture; "
+    return ""
 
 
 def trial_planes(spec: EngineSpec, height: int, width: int, seed: int) -> Planes:

@@ -103,7 +103,7 @@ def measured(
     precision: str = "auto",
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Trial]:
-    """All candidates, the fastest first and those that may not serve last. Arguments as for `choose`."""
+    """All candidates, as for `choose`: the fastest one in its layouts, then the others, those that may not serve last."""
     candidates, _ = _candidates(spec, goal, cores, backend, precision)
     path = cache_folder() / "trials" / f"{_key(spec, goal, candidates)}.json"
     stored = _read(path)
@@ -117,7 +117,7 @@ def measured(
         layouts = find_backend(trials[0].backend).layouts(goal, cores)
         rivals = [replace(trials[0], layout=layout, frame_ms=None) for layout in layouts]
         if len(rivals) > 1:
-            trials = _sorted([*_race(trial_spec, rivals), *trials[1:]])
+            trials = [*_sorted(_race(trial_spec, rivals)), *trials[1:]]  # times of one race compare, not those of two
     _write(path, trials)
     return trials
 

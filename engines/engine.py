@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from engines.batching import Lanes
-from engines.build import open_runner
+from engines.build import open_at_once
 from engines.runner import EngineSpec
 from engines.slots import Slot, SlotPool
 
@@ -41,7 +41,7 @@ class LocalEngine:
         slots: frames that may be on their way at once.
         """
         self.pool = SlotPool(spec, slots)
-        self._runner = open_runner(backend, spec)
+        self._runner = open_at_once(backend, spec)
         self._runner.pin(self.pool.memory)
         self._lanes = Lanes(self._runner, spec.layout)
 

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
 from engines.batching import Lanes
-from engines.build import open_runner
+from engines.build import open_at_once
 from engines.runner import EngineDeadError, EngineSpec
 from engines.slots import SlotPool
 from models.errors import FourfoldError
@@ -31,7 +31,7 @@ def serve(connection: Connection, backend: str, spec: EngineSpec, slots: int) ->
     pool = SlotPool(spec, slots, descriptor)
     os.close(descriptor)
     try:
-        runner = open_runner(backend, spec)
+        runner = open_at_once(backend, spec)
         runner.pin(pool.memory)
     except (FourfoldError, OSError, RuntimeError) as error:
         connection.send(str(error))

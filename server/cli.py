@@ -25,8 +25,8 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 ModelName = Annotated[str, typer.Option("--model", help="A model's name, a .safetensors checkpoint, or auto.")]
 Scale = Annotated[int, typer.Option(min=2, max=4, help="Output pixels for one input pixel, in each direction.")]
-EngineName = Annotated[str, typer.Option("--engine", help="auto, openvino or onnxruntime.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or int8.")]
+EngineName = Annotated[str, typer.Option("--engine", help="auto, tensorrt, torch, onnxruntime-cuda, openvino or onnxruntime.")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16, fp16 or int8.")]
 
 
 @app.command()
@@ -273,21 +273,71 @@ def train(
     _say(f"best validation score: {best:.3f}")
 
 
-@app.command()
-def bench(
-    frames: Annotated[int, typer.Option(min=8, help="Frames of each measurement.")] = 60,
-    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, interleaved.")] = 5,
+bench = typer.Typer(
+    no_args_is_help=True, help="Measure speed on this machine: engines beside peers, and files from end to end."
+)
+app.add_typer(bench, name="bench")
+
+Save = Annotated[str | None, typer.Option(help="Keep the result as bench/results/bench-NAME.json.", metavar="NAME")]
+
+
+@bench.command("engines")
+def bench_engines(
+    model: Annotated[list[str], typer.Option(help="A model's name; may be given again.")] = ["xlsr"],  # noqa: B006
+    scale: Scale = 4,
+    size: Annotated[list[str], typer.Option(help="Input size, WIDTHxHEIGHT; may be given again.")] = ["480x270"],  # noqa: B006
+    peer: Annotated[list[str], typer.Option(help="Only this peer; may be given again. Default: all.")] = [],  # noqa: B006
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 10,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Of one thing in one round.")] = 0.5,
+    save: Save = None,
     json: Json = False,
 ) -> None:
-    """Time each stage alone and the whole, 270p to 1080p, beside a stock ONNX Runtime session on the unfolded network."""
-    from server.bench import render, run_bench
+    """Time every engine that works here beside PyTorch, ONNX Runtime, OpenCV, swscale, and beside what the machine could do."""
+    from server.bench.engines import EngineBench, parse_size
+    from server.bench.engines import bench_engines as run
 
-    with _Progress(quiet=False) as progress:
-        figures = run_bench(frames, rounds, progress.say)
+    try:
+        sizes = [parse_size(text) for text in size]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--size") from error
+    _bench_result(run(EngineBench(model, scale, sizes, peer, rounds, seconds), _say), save, json)
+
+
+@bench.command("pipeline")
+def bench_pipeline(
+    streams: Annotated[list[int], typer.Option(min=1, max=64, help="Clips at once; may be given again.")] = [1, 2, 4, 8, 16],  # noqa: B006
+    frames: Annotated[int, typer.Option(min=8, help="Frames of the clip that is drawn.")] = 96,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 3,
+    clip: Annotated[Path | None, typer.Option(help="A video file to take instead.")] = None,
+    model: ModelName = "auto",
+    scale: Scale = 4,
+    engine: EngineName = "auto",
+    precision: PrecisionName = "auto",
+    preset: Annotated[str | None, typer.Option(help="The encoder's own speed preset.")] = None,
+    save: Save = None,
+    json: Json = False,
+) -> None:
+    """Time files from end to end, one and many at once, beside what decoding, inference and encoding cost alone."""
+    from server.bench.pipeline import PipelineBench
+    from server.bench.pipeline import bench_pipeline as run
+    from server.media.encode import EncoderSettings
+    from server.videos import VideoOptions
+
+    options = VideoOptions(model, scale, engine, precision, encoder=EncoderSettings(preset=preset))
+    _bench_result(run(PipelineBench(streams, frames, rounds, clip, options), _say), save, json)
+
+
+def _bench_result(result: dict[str, Any], name: str | None, json: bool) -> None:
+    """Keeps and prints what was measured."""
+    from server.bench.render import save
+    from server.bench.tables import text
+
+    if name:
+        _say(f"saved as {save(result, name)}")
     if json:
-        _print_json(figures)
+        _print_json(result)
     else:
-        print(render(figures))
+        print(text(result))
 
 
 class _Progress:

@@ -1,7 +1,7 @@
 """Every figure of docs/quality.md, and contact sheets to look at, by one command: `python -m server.quality` (`make quality`).
 
-Pictures are scored through engines on the exported graphs: in FP32, and INT8 ones on each CPU backend; compressed clips through
-the precision that frames are served in. FP16 has no engine on a CPU: its figures are PyTorch's, from `models.publish`.
+Pictures are scored through engines on the exported graphs: in FP32, and INT8 ones on each CPU backend; compressed clips in
+FP32. FP16 has no engine on a CPU: its figures are PyTorch's, from `models.publish`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from engines.backends import BACKENDS
+from engines.backends import CPU_BACKENDS
 from models.evaluation.protocol import Distance, evaluate, read_rgb
 from models.registry import MODELS
 from models.resize import UInt8Image, crop_to_multiple, downscale
@@ -57,9 +57,9 @@ def measure_pictures(data: Path) -> Scores:
     distance = find_distance(data, print)
     scores: Scores = {}
     for model in MODELS:
-        runs = {model.title: ("auto", "fp32")}
+        runs = {model.title: ("openvino", "fp32")}
         if "int8" in model.precisions:
-            runs |= {f"{model.title} int8 {backend}": (backend, "int8") for backend in BACKENDS}
+            runs |= {f"{model.title} int8 {backend}": (backend, "int8") for backend in CPU_BACKENDS}
         for title, (backend, precision) in runs.items():
             with ImageUpscaler(model.name, model.scale, backend, precision) as upscaler:
                 scores[title] = {name: _score(upscaler, model.scale, data, name, distance) for name in SETS}
@@ -71,7 +71,7 @@ def measure_clips(data: Path) -> list[dict[str, Any]]:
     """Scores the models for live streams on every clip and rate factor."""
     scores = []
     for clip in sorted((data / "video").glob("*.mp4")):
-        for score in score_video(clip, list(LIVE_MODELS), 4, list(CRFS), FRAMES):
+        for score in score_video(clip, list(LIVE_MODELS), 4, list(CRFS), FRAMES, "openvino", "fp32"):
             print(score, flush=True)
             scores.append(asdict(score))
     return scores
@@ -97,7 +97,7 @@ def _draw_sheet(path: Path, scale: int, sources: list[Path]) -> None:
     rows: list[list[UInt8Image]] = []
     highs = [crop_to_multiple(read_rgb(source), scale) for source in sources]
     for name in names:
-        with ImageUpscaler(name, scale, precision="fp32") as upscaler:
+        with ImageUpscaler(name, scale, "openvino", "fp32") as upscaler:
             rows.append([_middle(upscaler.upscale(downscale(high, scale))) for high in highs])
     columns = [*rows, [_middle(high) for high in highs]]
     sheet = Image.new("RGB", (TILE * len(columns), TILE * len(highs) + 14), "white")

@@ -1,9 +1,18 @@
 """Fixtures of every package's tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled engines and trials of one run of the suite; never the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOURFOLD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,9 @@ from importlib import import_module
 
 from engines.runner import Backend, BackendUnavailableError
 
-BACKENDS = ("openvino", "onnxruntime")
+CPU_BACKENDS = ("openvino", "onnxruntime")
+
+BACKENDS = ("tensorrt", "torch", "onnxruntime-cuda", *CPU_BACKENDS)
 
 
 def find_backend(name: str) -> Backend:
@@ -15,5 +17,5 @@ def find_backend(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise BackendUnavailableError(f"there is no engine {name}; there are auto, {', '.join(BACKENDS)}")
-    backend: Backend = import_module(f"engines.backends.{name}").BACKEND
+    backend: Backend = import_module(f"engines.backends.{name.replace('-', '_')}").BACKEND
     return backend

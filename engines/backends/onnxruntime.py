@@ -44,7 +44,11 @@ class OnnxRuntimeBackend:
         options = _onnxruntime().SessionOptions()
         options.intra_op_num_threads = spec.layout.threads
         options.log_severity_level = 3
-        return OnnxRuntimeRunner(_onnxruntime().InferenceSession(compiled, options, providers=["CPUExecutionProvider"]), spec)
+        try:
+            session = _onnxruntime().InferenceSession(compiled, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises its own, unrelated exception types
+            raise BackendUnavailableError(f"ONNX Runtime cannot load {spec.onnx.name}: {error}") from error
+        return OnnxRuntimeRunner(session, spec)
 
 
 BACKEND = OnnxRuntimeBackend()

@@ -48,13 +48,18 @@ class OpenVINOBackend:
         return cpu_layouts(goal, cores)
 
     def build(self, spec: EngineSpec) -> bytes:
-        model = _core().read_model(spec.onnx)
-        if spec.colour:
-            _freeze(model, {"yuv_to_rgb": spec.colour.yuv_to_rgb(), "rgb_to_yuv": spec.colour.rgb_to_yuv()})
-        _transpose_bytes(model)
-        model.reshape(_shapes(spec))
         stream = io.BytesIO()
-        _core().compile_model(model, "CPU", _properties(spec)).export_model(stream)
+        try:
+            model = _core().read_model(spec.onnx.read_bytes(), b"")  # of bytes: no file beside it is ever opened
+            if spec.colour:
+                _freeze(model, {"yuv_to_rgb": spec.colour.yuv_to_rgb(), "rgb_to_yuv": spec.colour.rgb_to_yuv()})
+            _transpose_bytes(model)
+            model.reshape(_shapes(spec))
+            _core().compile_model(model, "CPU", _properties(spec)).export_model(stream)
+        except RuntimeError as error:
+            _, _, summary = str(error).rpartition("Summary:")  # of a graph that cannot be read: the operators
+            reason = " ".join(line for line in summary.splitlines() if not line.startswith("Exception from"))
+            raise BackendUnavailableError(f"OpenVINO cannot compile {spec.onnx.name}: {reason.strip()[:300]}") from error
         return stream.getvalue()
 
     def load(self, compiled: bytes, spec: EngineSpec) -> "OpenVINORunner":

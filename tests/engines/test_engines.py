@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.backends import BACKENDS, find_backend
-from engines.build import build, choose, open_runner
+from engines.backends import CPU_BACKENDS, find_backend
+from engines.build import build, open_runner
 from engines.cache import cache_folder
 from engines.client import ProcessEngine
 from engines.engine import LocalEngine
-from engines.runner import BackendUnavailableError, EngineDeadError, EngineSpec, Planes, plane_shapes
+from engines.runner import EngineDeadError, Layout, PlaneFrame, Precision
 from engines.shuffle import shuffle
 from engines.slots import SlotPool
-from models.colour import Colour
 from models.evaluation.metrics import psnr
-from models.registry import MODELS, Form, find_model
+from models.registry import MODELS, Form
+from tests.support.engines import picture_planes, run, spec_of
 
 SIZES = ((64, 48), (47, 33), (1, 1))
 
@@ -30,78 +30,47 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOURFOLD_CACHE", str(tmp_path / "cache"))
 
 
-def spec_of(name: str, scale: int, form: Form, width: int | None, height: int | None) -> EngineSpec:
-    colour = Colour("bt709", "limited") if form == "yuv420" else None
-    return EngineSpec(find_model(name, scale).onnx(form), scale, form, width, height, colour)
-
-
-def picture_planes(form: Form, height: int, width: int) -> Planes:
-    """Smooth planes with some detail, so that a shifted or swapped plane shows."""
-    planes = []
-    for number, shape in enumerate(plane_shapes(form, height, width)):
-        rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
-        waves = 128 + 60 * np.sin(rows / 5 + number) + 40 * np.cos(columns / 3 - number)
-        planes.append(np.rint(waves if len(shape) == 2 else np.repeat(waves[..., None], 3, 2)).astype(np.uint8))
-    return tuple(planes)
-
-
-def run(backend: str, spec: EngineSpec, inputs: Planes) -> Planes:
-    height, width = inputs[0].shape[:2]
-    outputs = tuple(np.zeros(shape, np.uint8) for shape in spec.output_planes(height, width))
-    runner = open_runner(backend, spec)
-    runner.infer(inputs, outputs)
-    runner.close()
-    return outputs
-
-
 @pytest.mark.parametrize("width,height", SIZES)
 @pytest.mark.parametrize("form", ["rgb", "yuv420"])
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.title)
 def test_backends_agree(model, form: Form, width: int, height: int) -> None:
     spec = spec_of(model.name, model.scale, form, width, height)
     inputs = picture_planes(form, height, width)
-    ours, theirs = (run(backend, spec, inputs) for backend in BACKENDS)
+    ours, theirs = (run(backend, spec, inputs) for backend in CPU_BACKENDS)
     assert [plane.shape for plane in ours] == list(spec.output_planes(height, width))
     for first, second in zip(ours, theirs, strict=True):
         assert np.abs(first.astype(int) - second).max(initial=0) <= 1
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_dynamic_engine_takes_any_size(backend: str) -> None:
     dynamic = spec_of("xlsr", 4, "rgb", None, None)
     runner = open_runner(backend, dynamic)
     for width, height in SIZES:
         inputs = picture_planes("rgb", height, width)
-        result = (np.zeros((4 * height, 4 * width, 3), np.uint8),)
-        runner.infer(inputs, result)
+        frame = PlaneFrame(inputs, (np.zeros((4 * height, 4 * width, 3), np.uint8),))
+        runner.infer([frame])
         fixed = run(backend, replace(dynamic, width=width, height=height), inputs)
-        assert np.abs(result[0].astype(int) - fixed[0]).max() <= 1
+        assert np.abs(frame.outputs[0].astype(int) - fixed[0]).max() <= 1
     runner.close()
 
 
-def test_fastest_precision_stays_close_to_fp32() -> None:
-    backend, precision = (choice := choose()).backend, choice.precision
-    spec = spec_of("xlsr", 4, "yuv420", 96, 64)
-    inputs = picture_planes("yuv420", 64, 96)
-    exact = run(backend, spec, inputs)
-    fast = run(backend, replace(spec, precision=precision), inputs)
-    assert psnr(exact[0].astype(float), fast[0].astype(float)) >= 45
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("form", ["rgb", "yuv420"])
-def test_int8_stays_close_to_fp32(backend: str, form: Form) -> None:
-    spec = spec_of("xlsr", 4, form, 96, 64)
+def test_faster_precisions_stay_close_to_fp32(backend: str, form: Form, precision: Precision) -> None:
+    if precision not in find_backend(backend).precisions():
+        pytest.skip(f"{backend} has no {precision} on this machine")
     inputs = picture_planes(form, 64, 96)
-    exact = run(backend, spec, inputs)
-    int8 = run(backend, replace(spec, onnx=find_model("xlsr", 4).onnx(form, "int8"), precision="int8"), inputs)
-    assert not np.array_equal(exact[0], int8[0])
-    assert psnr(exact[0].astype(float), int8[0].astype(float)) >= 40
+    exact = run(backend, spec_of("xlsr", 4, form, 96, 64), inputs)
+    fast = run(backend, spec_of("xlsr", 4, form, 96, 64, precision), inputs)
+    assert not np.array_equal(exact[0], fast[0])
+    assert psnr(exact[0].astype(float), fast[0].astype(float)) >= (40 if precision == "int8" else 45)
 
 
 @pytest.mark.parametrize("engine", [LocalEngine, ProcessEngine])
 def test_engine_answers_every_slot(engine: type[LocalEngine] | type[ProcessEngine]) -> None:
-    spec = replace(spec_of("xlsr", 4, "yuv420", 32, 24), lanes=2)
+    spec = replace(spec_of("xlsr", 4, "yuv420", 32, 24), layout=Layout(lanes=2))
     inputs = picture_planes("yuv420", 24, 32)
     expected = run("openvino", spec, inputs)
     with engine("openvino", spec, 4) as running:
@@ -134,7 +103,8 @@ def test_killed_engine_process_fails_what_it_held_and_says_so() -> None:
 def test_engine_process_that_cannot_start_says_why(tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a graph")
-    spec = replace(spec_of("bicubic", 4, "yuv420", 32, 24), onnx=broken)
+    spec = spec_of("bicubic", 4, "yuv420", 32, 24)
+    spec = replace(spec, graphs=replace(spec.graphs, files={"fp32": broken}))
     with pytest.raises(EngineDeadError, match="could not start"):
         ProcessEngine("openvino", spec, 2)
 
@@ -186,23 +156,12 @@ def test_build_fills_the_cache_once_and_damage_is_noticed(caplog: pytest.LogCapt
     assert "damaged" in caplog.text
 
 
-def test_choice_says_why_and_never_replaces_what_was_asked_for() -> None:
-    assert choose().backend == "openvino"
-    assert choose("onnxruntime").reason.startswith("onnxruntime")
-    with pytest.raises(BackendUnavailableError, match=r"auto, openvino, onnxruntime"):
-        choose("abacus")
-    with pytest.raises(BackendUnavailableError, match="cannot run bf16 here; it can run fp32, int8"):
-        choose("onnxruntime", "bf16")
-    for name in BACKENDS:
-        assert find_backend(name).precisions()
-
-
 def test_nothing_is_reported_to_anyone() -> None:
     """OpenVINO's telemetry forks a child that can hang the exit: importing the backend must start none."""
     code = (
         "import multiprocessing, sys\n"
-        "from engines.build import choose\n"
-        "choose('openvino')\n"
+        "from engines.backends import find_backend\n"
+        "find_backend('openvino').version()\n"
         "assert 'openvino' in sys.modules and sys.modules['openvino_telemetry'] is None\n"
         "assert not multiprocessing.active_children()\n"
     )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,13 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from engines.build import choose, open_runner
-from engines.runner import EngineSpec, Plane
-from models.colour import Colour
+from engines.backends import find_backend
 from models.evaluation.metrics import luma, psnr
-from models.registry import find_model
 from models.video_io import YuvToRgb
 from server.media.decode import DecodedFrame, VideoSource
+from tests.support.engines import run, spec_of
 
 CLIPS = (
     "animation_sintel_480p25",
@@ -79,23 +78,18 @@ def test_every_frame_of_a_real_clip(data: Path, tmp_path: Path, name: str) -> No
 
 @pytest.mark.parametrize("name", ["natural_rollercoaster_540p24", "game_tinyarena_540p"])
 def test_yuv_path_gives_the_picture_of_the_rgb_path(data: Path, name: str) -> None:
-    """The served precision against FP32 RGB, the same chroma upsampling in front: PSNR-Y of at least 45 dB."""
-    model = find_model("xlsr", 4)
+    """The fastest floating-point precision against FP32 RGB, the same chroma upsampling in front: PSNR-Y of at least 45 dB."""
     with VideoSource(data / "video" / f"{name}.mp4") as source:
         frame = next(item for item in source.read() if isinstance(item, DecodedFrame))
         y, u, v = (
             np.ascontiguousarray(plane[: 256 // s, : 256 // s]) for plane, s in zip(frame.planes, (1, 2, 2), strict=True)
         )
-    colour = Colour("bt601", "limited")
-    yuv = run(EngineSpec(model.onnx("yuv420"), 4, "yuv420", 256, 256, colour, choose().precision), (y, u, v))
+    spec = spec_of("xlsr", 4, "yuv420", 256, 256)
+    precision = next(iter(find_backend("openvino").precisions()))
+    yuv = run("openvino", replace(spec, precision=precision), (y, u, v))
+    assert spec.colour
     planes = [torch.from_numpy(plane.copy())[None, None] for plane in (y, u, v)]
-    rgb = YuvToRgb()(*planes, torch.from_numpy(colour.yuv_to_rgb()))[0].clamp(0, 1)
+    rgb = YuvToRgb()(*planes, torch.from_numpy(spec.colour.yuv_to_rgb()))[0].clamp(0, 1)
     picture = (rgb * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    (result,) = run(EngineSpec(model.onnx("rgb"), 4, "rgb", 256, 256), (picture,))
+    (result,) = run("openvino", spec_of("xlsr", 4, "rgb", 256, 256), (picture,))
     assert psnr(yuv[0].astype(float), luma(result)) >= 45
-
-
-def run(spec: EngineSpec, inputs: tuple[Plane, ...]) -> tuple[Plane, ...]:
-    outputs = tuple(np.zeros(shape, np.uint8) for shape in spec.output_planes(256, 256))
-    open_runner("openvino", spec).infer(inputs, outputs)
-    return outputs

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.runner import EngineSpec, InferenceError
+from engines.runner import InferenceError
 from engines.slots import Slot, SlotPool
-from models.colour import Colour
-from models.registry import find_model
 from server.streams.session import Session
+from tests.support.engines import spec_of
 
 
 @dataclass
@@ -32,7 +31,7 @@ class FaultyEngine:
     """An engine whose frames finish out of order and, on request, fail."""
 
     def __init__(self, fails_at: int = -1) -> None:
-        spec = EngineSpec(find_model("bicubic", 2).onnx("yuv420"), 2, "yuv420", 6, 4, Colour("bt601", "limited"))
+        spec = spec_of("bicubic", 2, "yuv420", 6, 4)
         self.pool = SlotPool(spec, 4)
         self._threads, self._fails_at, self.most, self._count = ThreadPoolExecutor(4), fails_at, 0, 0
 
