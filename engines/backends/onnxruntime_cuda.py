@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engines.backends.onnxruntime import OnnxRuntimeRunner
-from engines.cuda import Card, describe_device, find_card
+from engines.card import Card, describe_device, find_card
 from engines.runner import (
     BackendUnavailableError,
     EngineDeadError,

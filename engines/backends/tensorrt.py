@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.cache import cache_folder, replace_file
-from engines.cuda import Card, CudaRunner, cuda_layouts, describe_device, require_cuda
+from engines.card import Card, describe_device, require_cuda
+from engines.cuda import CudaRunner, cuda_layouts
 from engines.runner import (
     INPUTS,
     BackendUnavailableError,
@@ -149,8 +150,8 @@ BACKEND = TensorRTBackend()
 class TensorRTNetwork:
     """A deserialised engine with an execution context for each lane; see `engines.cuda.Network`.
 
-    All memory that it works in is PyTorch's. Lanes compute one after the other on one stream, so they share it; and a context may
-    be captured for several batch sizes only if it has no memory of its own.
+    All memory that it works in is PyTorch's. Lanes compute one after the other on one stream, so they share it; and a context
+    may be captured for several batch sizes only if it has no memory of its own.
     """
 
     def __init__(
@@ -266,11 +267,13 @@ def _shape(name: str, spec: EngineSpec, count: int, height: int, width: int) -> 
 
 def _context(trt: Any, engine: Any, fixed: bool) -> Any:
     """An execution context that works in the caller's memory."""
-    config = engine.create_runtime_config()
-    config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-    strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
-    if strategies and fixed:  # TensorRT-RTX: a captured graph would keep the makeshift kernels of the first run for ever
-        config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    kernels = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+    if kernels is None or not fixed:
+        return engine.create_execution_context(strategy)
+    config = engine.create_runtime_config()  # TensorRT-RTX: a captured graph would keep the makeshift kernels of the first run
+    config.set_execution_context_allocation_strategy(strategy)
+    config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
     return engine.create_execution_context(config)
 
 

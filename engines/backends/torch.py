@@ -6,7 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.cuda import Card, CudaRunner, cuda_layouts, describe_device, require_cuda
+from engines.card import Card, describe_device, require_cuda
+from engines.cuda import CudaRunner, cuda_layouts
 from engines.runner import BackendUnavailableError, EngineSpec, Goal, Layout, Precision
 from models.errors import FourfoldError
 

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from engines.backends.onnxruntime_cuda import PROVIDER, OnnxRuntimeCudaBackend, OnnxRuntimeCudaRunner
-from engines.cuda import Card, find_card
+from engines.card import Card, find_card
 from engines.runner import BackendUnavailableError, EngineDeadError, InferenceError, PlaneFrame
 from tests.support.engines import picture_planes, run, spec_of
 

@@ -17,10 +17,11 @@ from onnx import TensorProto, helper
 
 from engines.backends.tensorrt import LARGEST_SIDE, LEAST_SIDE, Library, TensorRTBackend, TensorRTNetwork, find_library
 from engines.cache import cache_folder, compiled
-from engines.cuda import NO_DEVICE, Card, CudaRunner, find_card
+from engines.card import NO_DEVICE, Card, find_card
+from engines.cuda import CudaRunner
 from engines.runner import BackendUnavailableError, EngineSpec, InferenceError, Layout, PlaneFrame, Precision
 from models.registry import FORMS, MODELS, Form, Model
-from tests.engines.test_cuda import EagerCuda
+from tests.support.cuda import EagerCuda
 from tests.support.engines import picture_planes, run, spec_of
 
 trt: Any = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: no build for this machine")
@@ -129,6 +130,7 @@ def test_an_engine_of_one_size_takes_that_and_any_batch() -> None:
     backend.build(replace(spec_of("xlsr", 4, "yuv420", 33, 17), layout=Layout(2, batch=3)))
     profile = library.builders[0].profile
     assert [tuple(shape) for shape in profile.get_shape("y")] == [(1, 1, 17, 33), (3, 1, 17, 33), (3, 1, 17, 33)]
+    assert [tuple(shape) for shape in profile.get_shape("v")] == [(1, 1, 9, 17), (3, 1, 9, 17), (3, 1, 9, 17)]
     assert [tuple(shape) for shape in profile.get_shape("u")] == [(1, 1, 9, 17), (3, 1, 9, 17), (3, 1, 9, 17)]
 
 
@@ -313,10 +315,8 @@ class FakeEngine:
     def get_tensor_mode(self, name: str) -> Any:
         return trt.TensorIOMode.INPUT if name in self.inputs else trt.TensorIOMode.OUTPUT
 
-    def create_runtime_config(self) -> Any:
-        return SimpleNamespace(set_execution_context_allocation_strategy=lambda strategy: None)
-
-    def create_execution_context(self, config: Any) -> Any:
+    def create_execution_context(self, strategy: Any) -> Any:
+        assert strategy == trt.ExecutionContextAllocationStrategy.USER_MANAGED
         self.contexts.append(FakeContext(self))
         return self.contexts[-1]
 

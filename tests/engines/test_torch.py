@@ -13,10 +13,11 @@ from torch.utils._pytree import tree_leaves
 from engines.backends import find_backend
 from engines.backends.torch import TorchBackend, TorchNetwork, serving_module
 from engines.cache import compiled
-from engines.cuda import Card, CudaRunner
+from engines.card import Card
+from engines.cuda import CudaRunner
 from engines.runner import BackendUnavailableError, EngineSpec, Layout, PlaneFrame, Planes, Precision, Runner, plane_shapes
 from models.registry import Form
-from tests.engines.test_cuda import EagerCuda
+from tests.support.cuda import EagerCuda
 from tests.support.engines import picture_planes, spec_of
 
 NETWORKS = [("xlsr", 4), ("xlsr", 3), ("xlsr", 2), ("swift-srgan-psnr", 4)]
