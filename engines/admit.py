@@ -26,8 +26,8 @@ from engines.runner import (
     plane_shapes,
 )
 
-PARITY_DB: dict[Precision, float] = {"fp32": 50.0, "bf16": 38.0, "fp16": 44.0, "int8": 34.0}
-"""PSNR of an engine against FP32 that it must reach; shipped networks are some 6 dB better on every backend that was tried."""
+PARITY_DB: dict[Precision, float] = {"fp32": 50.0, "bf16": 42.0, "fp16": 44.0, "int8": 34.0}
+"""PSNR of an engine against FP32 that it must reach; shipped networks were at least 6 dB better on the CPU backends."""
 
 REFERENCES = ("openvino", "onnxruntime")  # the first that is there
 

@@ -75,7 +75,7 @@ def image(
     from server.images import ImageUpscaler, plan_targets, upscale_images
 
     pairs = plan_targets(sources, output)
-    with ImageUpscaler(model, scale, engine, precision) as upscaler:
+    with ImageUpscaler(model, scale, engine, precision, _say) as upscaler:
         results = upscale_images(upscaler, pairs, _say)
     if json:
         _print_json({"model": upscaler.model, "engine": upscaler.choice.backend, "images": results})
@@ -221,7 +221,7 @@ def evaluate(
     from server.images import ImageUpscaler
 
     distance = find_distance(_data_folder(), _say)
-    with ImageUpscaler(model, scale, engine, precision) as upscaler:
+    with ImageUpscaler(model, scale, engine, precision, _say) as upscaler:
         result = evaluate_folder(upscaler.upscale, scale, data, lr, distance)
     if json:
         per_image = [vars(score) for score in result.scores]

@@ -27,10 +27,17 @@ class ImageError(FourfoldError):
 class ImageUpscaler:
     """An engine for pictures of any size; a context manager."""
 
-    def __init__(self, model: str = "auto", scale: int = 4, engine: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self,
+        model: str = "auto",
+        scale: int = 4,
+        engine: str = "auto",
+        precision: str = "auto",
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Raises: FourfoldError: no such model, or an engine that does not work here."""
         self.model, graphs = find_graphs(model, scale, "rgb")
-        self.choice: Choice = choose(EngineSpec(graphs), "latency", cores(), engine, precision)
+        self.choice: Choice = choose(EngineSpec(graphs), "latency", cores(), engine, precision, say)
         self.scale = scale
         self._runner = open_runner(self.choice.backend, self.choice.spec)
 

@@ -11,12 +11,18 @@ from engines.admit import trial_planes
 from engines.backends import BACKENDS, CPU_BACKENDS, find_backend
 from engines.batching import Lanes
 from engines.build import open_runner
-from engines.runner import BackendUnavailableError, EngineSpec, Goal, Graphs, Layout, PlaneFrame, Precision
+from engines.cache import compiled
+from engines.runner import BackendUnavailableError, EngineSpec, Goal, Graphs, Layout, PlaneFrame, Precision, Runner
 from models.errors import FourfoldError
 from models.registry import Model
 from server.bench.measure import Work, flood, one_by_one
 from server.bench.peers import PEERS, Task
 from server.catalogue import cores, find_graphs
+
+GRAPH_BACKENDS = ("tensorrt", "torch")
+"""Backends that launch a batch as one CUDA graph; they are timed without them, too."""
+
+WITHOUT_GRAPHS = ", no CUDA graphs"
 
 Row = dict[str, Any]
 """A line of a result, as it is in the JSON."""
@@ -65,8 +71,11 @@ def open_engines(here: Field, spec: EngineSpec, stack: ExitStack) -> None:
         for precision in get_args(Precision):
             try:
                 _check(precision, offered, spec.graphs)
+                wanted = replace(spec, precision=precision)
                 for goal in get_args(Goal):
-                    here.contenders.append(_open_engine(name, replace(spec, precision=precision), goal, stack))
+                    here.contenders.append(_open_engine(name, wanted, goal, stack))
+                    if name in GRAPH_BACKENDS:
+                        here.contenders.append(_open_engine(name, wanted, goal, stack, graphs=False))
             except (FourfoldError, RuntimeError, OSError) as error:
                 here.miss(name, precision, error)
 
@@ -100,18 +109,33 @@ def _check(precision: Precision, offered: Container[Precision], graphs: Graphs) 
         raise BackendUnavailableError(f"{graphs.title} has no such graph")
 
 
-def _open_engine(name: str, spec: EngineSpec, goal: Goal, stack: ExitStack) -> Contender:
+def _open_engine(name: str, spec: EngineSpec, goal: Goal, stack: ExitStack, graphs: bool = True) -> Contender:
     layout = find_backend(name).layouts(goal, cores())[0]
     spec = replace(spec, layout=layout)
-    runner = open_runner(name, spec)
+    runner = open_runner(name, spec) if graphs else _open_without_graphs(name, spec)
     stack.callback(runner.close)
     frames = [_frame(spec, seed) for seed in range(2 * layout.lanes * layout.batch)]
-    about = _about("engine", name, spec.precision, spec.form, "cpu" if name in CPU_BACKENDS else "cuda", goal, layout)
+    about = _about(
+        "engine",
+        name if graphs else name + WITHOUT_GRAPHS,
+        spec.precision,
+        spec.form,
+        "cpu" if name in CPU_BACKENDS else "cuda",
+        goal,
+        layout,
+    )
     if goal == "latency":
         return Contender(about, one_by_one(lambda: runner.infer(frames[:1])))
     lanes = Lanes(runner, layout)
     stack.callback(lanes.close)
     return Contender(about, flood(lanes.submit, frames), least=2 * len(frames))
+
+
+def _open_without_graphs(name: str, spec: EngineSpec) -> Runner:
+    """The same compiled engine, with a launch for each kernel; it was admitted as it serves."""
+    library: Any = type(find_backend(name))
+    runner: Runner = library(graphs=False).load(compiled(find_backend(name), spec).blob, spec)
+    return runner
 
 
 def _frame(spec: EngineSpec, seed: int) -> PlaneFrame:

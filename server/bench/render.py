@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from server.bench.contenders import WITHOUT_GRAPHS
 from server.bench.tables import Result, machine, table, text
 
 RESULTS, PAGE = Path("bench/results"), Path("docs/performance.md")
@@ -56,7 +57,7 @@ WANTED: tuple[tuple[str, Callable[[Result], bool]], ...] = (
     ("NVIDIA H200: stock ONNX Runtime CUDA session", _has_row("ONNX Runtime, stock")),
     ("NVIDIA H200: PyTorch eager", _has_row("PyTorch eager")),
     ("NVIDIA H200: torch.compile", _has_row("torch.compile")),
-    ("NVIDIA H200: CUDA graphs on against off", lambda result: False),  # no command here turns them off
+    ("NVIDIA H200: CUDA graphs on against off", _has_row("tensorrt" + WITHOUT_GRAPHS)),
     (
         "NVIDIA H200: files from end to end, one and many streams",
         lambda result: result["kind"] == "pipeline" and _on_h200(result),

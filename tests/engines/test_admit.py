@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from engines.admit import MARGIN, PATCH, admit
-from engines.backends import CPU_BACKENDS
+from engines.admit import MARGIN, PARITY_DB, PATCH, admit
+from engines.backends import CPU_BACKENDS, find_backend
 from engines.build import open_runner
 from engines.runner import BackendUnavailableError, EngineRefusedError, EngineSpec, Frame, Plane, Planes
 from models.registry import FORMS, MODELS, Form
@@ -42,6 +42,16 @@ class DamagedRunner:
 def test_the_right_picture_is_admitted(model, form: Form, size: tuple[int, int]) -> None:
     spec = spec_of(model.name, model.scale, form, *size)
     assert admit(open_runner("openvino", spec), spec) > 50
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.title)
+def test_every_precision_of_every_model_is_admitted(model, form: Form, backend: str) -> None:
+    for precision in find_backend(backend).precisions():
+        spec = spec_of(model.name, model.scale, form, 80, 56, precision)
+        if spec.graphs.file(precision):
+            assert admit(open_runner(backend, spec), spec) > PARITY_DB[precision] + 2
 
 
 def test_no_network_here_sees_further_than_the_margin() -> None:

@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 import pytest
 
 from engines.backends import CPU_BACKENDS
-from engines.runner import EngineSpec
+from engines.backends.openvino import OpenVINOBackend
+from engines.runner import EngineSpec, Goal
 from models.errors import FourfoldError
+from server.bench import contenders
 from server.bench.engines import EngineBench, bench_engines, parse_size
 from server.bench.machine import describe
 from server.bench.measure import flood, ratios, spread
@@ -22,6 +25,7 @@ from server.bench.roofline import Needs, count
 from server.bench.streams import Stamp, evaluate
 from server.bench.tables import text
 from server.catalogue import find_graphs
+from tests.support.engines import spec_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,3 +180,25 @@ def test_bench_alone_says_what_there_is() -> None:
     command = [sys.executable, "-m", "server.cli", "bench"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "engines" in said.stdout + said.stderr and "pipeline" in said.stdout + said.stderr
+
+
+class SwitchableBackend(OpenVINOBackend):
+    """Stands for a backend of a card: OpenVINO, with a switch that it tells."""
+
+    made: ClassVar[list[bool]] = []
+
+    def __init__(self, graphs: bool = True) -> None:
+        self.made.append(graphs)
+
+
+def test_backends_with_cuda_graphs_are_timed_without_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "BACKENDS", ("openvino",))
+    monkeypatch.setattr(contenders, "GRAPH_BACKENDS", ("openvino",))
+    monkeypatch.setattr(contenders, "find_backend", lambda name: SwitchableBackend())
+    here = contenders.Field()
+    with ExitStack() as stack:
+        contenders.open_engines(here, spec_of("bicubic", 4, "yuv420", 32, 18), stack)
+        names = [(c.about["name"], c.about["goal"]) for c in here.contenders if c.about["precision"] == "fp32"]
+        assert all(c.work(c.least) > 0 for c in here.contenders)
+    assert names == [(name, goal) for goal in get_args(Goal) for name in ("openvino", "openvino, no CUDA graphs")]
+    assert False in SwitchableBackend.made
