@@ -35,9 +35,9 @@ def test_broken_weights_are_named(tmp_path: Path, content: bytes) -> None:
         SqueezeDistance(path)
 
 
-@pytest.mark.parametrize("network", [SqueezeDistance, MobileNetV2Features])
-def test_weights_of_another_network_are_named(tmp_path: Path, network: type) -> None:
+@pytest.mark.parametrize(("network", "settings"), [(SqueezeDistance, {}), (MobileNetV2Features, {"taps": [16]})])
+def test_weights_of_another_network_are_named(tmp_path: Path, network: type, settings: dict[str, list[int]]) -> None:
     path = tmp_path / "weights.npz"
     np.savez(path, **{"features.0.weight": np.zeros((4, 3, 3, 3), np.float16), "extra": np.zeros(1)})
     with pytest.raises(WeightsError, match=rf"does not fit {network.__name__}: .*features\.0"):
-        network(path)
+        network(path, **settings)
