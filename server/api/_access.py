@@ -1,0 +1,48 @@
+"""Takes the key from a request and lets in who has a good one, before anything else of the request is looked at."""
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from server.api._dependencies import SUBPROTOCOL, service_of, subprotocol_of
+from server.errors import ServiceError
+
+PUBLIC = ("/health/live",)
+"""Paths that need no key."""
+
+
+class Access:
+    """ASGI middleware: puts the caller into the request's state, or refuses it before a body is read.
+
+    While the service is draining, whatever would start new work is refused too.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await _admit(HTTPConnection(scope), WebSocket(scope, receive, send) if scope["type"] == "websocket" else None)
+        await self._app(scope, receive, send)
+
+
+async def _admit(connection: HTTPConnection, websocket: WebSocket | None) -> None:
+    """Raises: ServiceError: unauthorized, rate, busy or restart."""
+    service, scope = service_of(connection), connection.scope
+    if scope["path"] not in PUBLIC:
+        address = connection.client.host if connection.client else ""
+        scope["state"]["caller"] = service.keyring.caller(_key_of(connection), address)
+    if refusal := scope["state"].get("refusal"):  # of the connection, see `server.listener`
+        raise refusal
+    if service.draining.is_set() and scope.get("method", "POST") == "POST":
+        if websocket:  # its client is to see the close code that sessions end with now
+            await websocket.accept(subprotocol_of(websocket))
+        raise ServiceError("restart", "the service is shutting down; try again", retry_after=5)
+
+
+def _key_of(connection: HTTPConnection) -> str | None:
+    scheme, _, key = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key:
+        return key.strip()
+    offered: list[str] = connection.scope.get("subprotocols", [])
+    return next((name.removeprefix(SUBPROTOCOL) for name in offered if name.startswith(SUBPROTOCOL)), None)

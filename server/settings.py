@@ -1,0 +1,181 @@
+"""Every setting of the service: FOURFOLD_… variables, over a TOML file named by FOURFOLD_CONFIG, over the defaults here."""
+
+import os
+import tomllib
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from server.errors import SettingsError
+
+PREFIX = "FOURFOLD_"
+ELSEWHERE = ("FOURFOLD_CACHE", "FOURFOLD_CONFIG", "FOURFOLD_DATA")
+"""Variables that others read: the cache of compiled engines, this module, training and tests."""
+
+MIB = 1024**2
+
+File = Annotated[Path, AfterValidator(Path.expanduser)]
+Names = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(lambda value: value.replace(",", " ").split() if isinstance(value, str) else value),
+]
+
+
+def _default_data_folder() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "fourfold"
+
+
+def _secret(default: Any, description: str) -> Any:
+    """A field whose value is never shown: people put the secret itself where the name of its file belongs."""
+    return Field(default, description=description, json_schema_extra={"secret": True})
+
+
+class Settings(BaseSettings):
+    """What an operator may choose. `load_settings` makes one and turns what is wrong into one line."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    tls_cert: File | None = Field(None, description="Certificate chain, a PEM file; given together with tls_key.")
+    tls_key: File | None = _secret(None, "Private key of tls_cert, a PEM file.")
+    allow_anonymous: bool = Field(False, description="Listen on other addresses than loopback without API keys.")
+    api_keys_file: File | None = _secret(
+        None, "File of hashed API keys, written by `fourfold keys`; without it none is asked for."
+    )
+    allowed_origins: Names = Field(
+        (), description="Origins of web pages that may open a WebSocket, beside the service's own; separated by commas."
+    )
+    trusted_proxies: Names = Field(
+        (), description="Addresses of proxies whose X-Forwarded-For and -Proto are believed; separated by commas."
+    )
+    data_folder: File = Field(default_factory=_default_data_folder, description="Folder of jobs, uploads and results.")
+
+    model: str = Field("auto", description="Model of requests that name none: a model's name, or auto (the best PSNR).")
+    engine: str = Field(
+        "auto", description="Backend of the engine: auto, tensorrt, torch, onnxruntime-cuda, openvino, onnxruntime."
+    )
+    precision: str = Field("auto", description="Precision of the engine: auto, fp32, bf16, fp16 or int8.")
+
+    max_image_bytes: int = Field(32 * MIB, gt=0, description="Bytes of one picture's request body.")
+    max_image_pixels: int = Field(2048 * 2048, gt=0, description="Input pixels of one picture.")
+    max_video_bytes: int = Field(4096 * MIB, gt=0, description="Bytes of one video's request body.")
+    max_video_pixels: int = Field(1920 * 1080, gt=0, description="Input pixels of one frame of a video or a stream.")
+    max_output_pixels: int = Field(8192 * 8192, gt=0, description="Output pixels of one picture or frame.")
+    max_frame_bytes: int = Field(16 * MIB, gt=0, description="Bytes of one WebSocket message.")
+
+    storage_bytes: int = Field(20 * 1024 * MIB, gt=0, description="Bytes of all uploads and results together.")
+    job_retention_seconds: int = Field(86400, gt=0, description="Seconds that a finished job and its result are kept.")
+    max_jobs_running: int = Field(1, gt=0, description="Video jobs that run at once.")
+    max_jobs_queued: int = Field(100, gt=0, description="Video jobs that wait.")
+
+    max_streams: int = Field(64, gt=0, description="WebSocket sessions at once.")
+    max_streams_per_key: int = Field(16, gt=0, description="WebSocket sessions of one key at once, where the key has no limit.")
+    frame_queue: int = Field(8, gt=0, description="Frames of one stream that may wait.")
+    live_budget_ms: int = Field(250, gt=0, description="Milliseconds from a live frame's bytes in to its bytes out.")
+    slow_consumer_seconds: float = Field(10.0, gt=0, description="Seconds without a byte read before a client is dropped.")
+    ping_seconds: float = Field(
+        20.0, gt=0, description="Seconds between WebSocket pings; half of it without a pong ends a session."
+    )
+
+    image_workers: int = Field(2, gt=0, description="Processes that decode and encode pictures.")
+    image_timeout_seconds: float = Field(30.0, gt=0, description="Seconds that one picture may take.")
+    worker_memory_bytes: int = Field(1536 * MIB, gt=0, description="Bytes of data that one worker process may hold.")
+
+    header_timeout_seconds: float = Field(10.0, gt=0, description="Seconds that a request's headers may take.")
+    body_timeout_seconds: float = Field(10.0, gt=0, description="Seconds without a byte of a request's body.")
+    shutdown_grace_seconds: float = Field(20.0, gt=0, description="Seconds that work in flight has to end after SIGTERM.")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """What `read_settings` gives, once it is sure that the service can start with it."""
+    settings = read_settings(**overrides)
+    _check_whole(settings)
+    return settings
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """The settings from file and environment, `overrides` (from a command line; None: not given) above both.
+
+    Raises:
+        SettingsError: one line with the key, the value and the fix.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    _check_variables()
+    try:
+        # The file's values first: init arguments beat variables, so those that a variable sets are left out.
+        stored = {key: value for key, value in _from_file().items() if not os.environ.get(PREFIX + key.upper())}
+        return Settings(**stored | given)
+    except ValidationError as error:
+        raise SettingsError(_explained(error)) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is an address that only this machine reaches."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _from_file() -> dict[str, Any]:
+    name = os.environ.get("FOURFOLD_CONFIG")
+    if not name:
+        return {}
+    try:
+        stored = tomllib.loads(Path(name).read_text())
+    except OSError as error:
+        raise SettingsError(f"FOURFOLD_CONFIG={name} cannot be read: {error.strerror}; name a TOML file") from error
+    except ValueError as error:
+        raise SettingsError(f"FOURFOLD_CONFIG={name} is not TOML: {error}") from error
+    for key in stored:
+        if key not in Settings.model_fields:
+            raise SettingsError(f"{key} in {name} is no setting; {_suggestion(key, list(Settings.model_fields))}")
+    return stored
+
+
+def _check_variables() -> None:
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    for key in os.environ:
+        if key.startswith(PREFIX) and key not in known and key not in ELSEWHERE:
+            raise SettingsError(f"{key} is no setting; {_suggestion(key, known)}")
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    close = get_close_matches(key, known, 1)
+    return f"did you mean {close[0]}?" if close else "remove it (docs/settings.md lists what there is)"
+
+
+def _explained(error: ValidationError) -> str:
+    """The first thing that is wrong: key, value unless it is secret, what it must be."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    key = str(first["loc"][0])
+    field: FieldInfo = Settings.model_fields[key]
+    extra = field.json_schema_extra
+    value = "" if isinstance(extra, dict) and extra.get("secret") else f" ({str(first.get('input'))[:80]!r})"
+    return f"{PREFIX}{key.upper()}{value}: {first['msg'].lower()}; it is: {field.description}"
+
+
+def _check_whole(settings: Settings) -> None:
+    """What no field can see alone."""
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        missing = "FOURFOLD_TLS_KEY" if settings.tls_cert else "FOURFOLD_TLS_CERT"
+        raise SettingsError(f"{missing} is missing: TLS needs FOURFOLD_TLS_CERT and FOURFOLD_TLS_KEY")
+    for key in ("tls_cert", "tls_key", "api_keys_file"):
+        path: Path | None = getattr(settings, key)
+        if path is not None and not os.access(path, os.R_OK):
+            fix = "; make one with `fourfold keys add`" if key == "api_keys_file" else ""
+            raise SettingsError(f"{PREFIX}{key.upper()} names a file that does not exist or cannot be read{fix}")
+    if not (is_loopback(settings.host) or settings.api_keys_file or settings.allow_anonymous):
+        raise SettingsError(
+            f"FOURFOLD_HOST={settings.host} can be reached from other machines, but there are no API keys: "
+            "make some (`fourfold keys add`, FOURFOLD_API_KEYS_FILE), or set FOURFOLD_ALLOW_ANONYMOUS=true"
+        )
