@@ -3,7 +3,7 @@
 FourfoldError
 ├── models:   UnknownModelError, CheckpointError, ConfigError, ResumeError, ExportError, EvaluationDataError
 ├── engines:  EngineError ── BackendUnavailableError, InferenceError, EngineDeadError
-└── server:   MediaError ── UnreadableError, UnsupportedError, EncoderError, OutputError
+└── server:   MediaError ── the errors of server.media.errors
 """
 
 

@@ -13,7 +13,7 @@ from engines.runner import Plane
 from server.bench.measure import flood
 from server.media.decode import DecodedFrame, VideoSource
 from server.media.encode import EncoderSettings, VideoSink
-from server.videos import FRAMES_ON_THE_WAY
+from server.video_engines import FRAMES_ON_THE_WAY
 
 PICTURE_BYTES = 1 << 29  # of upscaled pictures that are kept to be encoded
 WARM_UP = 0.25

@@ -25,7 +25,7 @@ from models.colour import Colour, untagged
 from server.media import _tags
 from server.media._deinterlace import Deinterlacer, is_interlaced
 from server.media._whole import bytes_missing
-from server.media.errors import UnreadableError, UnsupportedError
+from server.media.errors import ContainerError, DimensionsError, HdrError, UnreadableError, UnsupportedError
 
 if TYPE_CHECKING:
     from av.container.core import Chapter  # PyAV has it in its stubs only
@@ -35,6 +35,8 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,flv,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,ivf,asf,ogg,mxf,nut,yuv4mpegpipe,dv"
 )
 MAX_PIXELS = 8192 * 8192
+MAX_STREAMS = 256
+"""FFmpeg's work on opening a file grows with the square of their number."""
 
 _SWS_BT601, _SWS_BT709 = 5, 1  # swscale's names for the matrices
 
@@ -68,6 +70,7 @@ class VideoSource:
         frame_rate: frames per second, or None when the file gives no hint.
         time_base: seconds of one unit of a frame's time stamps.
         frames: the container's count of frames, or None.
+        seconds: what the container says of its length, or None.
         codec: FFmpeg's name of the decoder.
         sample_aspect_ratio: width of a pixel to its height, or None.
         display_matrix: 9 integers as FFmpeg's AV_PKT_DATA_DISPLAYMATRIX, or None.
@@ -78,33 +81,39 @@ class VideoSource:
         chapters, metadata: of the file. video_metadata, video_disposition: of the video stream.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, max_pixels: int = MAX_PIXELS) -> None:
         """Opens the file and decodes its first picture.
 
         Args:
             path: of a local file.
             threads: of the decoder; 0 leaves the number to FFmpeg.
+            max_pixels: of one picture.
 
         Raises:
             UnreadableError: missing, not a supported container, damaged, cut off, without a picture.
-            UnsupportedError: no video stream, or HDR.
+            UnsupportedError: no video stream, HDR, or pictures that are too large.
         """
         self.path = path
         self.notes: list[str] = []
         self._container = _open(path)
         try:
-            self._begin(threads)
+            self._begin(threads, max_pixels)
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, threads: int) -> None:
+    def _begin(self, threads: int, max_pixels: int) -> None:
         if missing := bytes_missing(self._container, self.path):
-            raise UnreadableError(f"{self.path}: cut off, {missing} bytes are missing at the end; copy or download it again")
+            raise UnreadableError(f"cut off, {missing} bytes are missing at the end; copy or download it again", self.path)
         self._video = self._pick_video()
         context = self._video.codec_context
+        if context.width * context.height > max_pixels:
+            size = f"{context.width}x{context.height}"
+            raise DimensionsError(
+                f"its picture is {size}; at most {max_pixels} pixels can be upscaled; scale it down", self.path
+            )
         # Damage must stop the run, not be painted over; the size limit works only on the codec context.
-        context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
+        context.options = {"max_pixels": str(max_pixels), "err_detect": "explode"}
         context.thread_type, context.thread_count = "AUTO", threads
         self._deinterlacer: Deinterlacer | None = None
         self._packets = self._read = 0
@@ -117,7 +126,7 @@ class VideoSource:
         streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
         streams = [s for s in streams if s.codec_context is not None]
         if not streams:
-            raise UnsupportedError(f"{self.path}: it has no video that we can decode; name a file with a video stream")
+            raise UnsupportedError("it has no video that we can decode; name a file with a video stream", self.path)
         if len(streams) > 1:
             self.notes.append(f"{len(streams) - 1} further video stream(s) left out")
         return next((s for s in streams if s.disposition & Disposition.default), streams[0])
@@ -127,6 +136,8 @@ class VideoSource:
         self.time_base = _fraction(video.time_base) or Fraction(1, 90000)
         self.frame_rate = _fraction(video.average_rate) or _fraction(video.guessed_rate)
         self.frames: int | None = video.frames or None
+        duration = self._container.duration
+        self.seconds = None if duration is None else duration / av.time_base
         self.codec: str = video.codec_context.name
         self.chapters: list[Chapter] = self._container.chapters()
         self.metadata = dict(self._container.metadata)
@@ -150,7 +161,7 @@ class VideoSource:
             ahead.append(event)
             if isinstance(event, DecodedFrame):
                 return ahead
-        raise UnreadableError(f"{self.path}: no picture could be decoded; the file is empty or damaged")
+        raise UnreadableError("no picture could be decoded; the file is empty or damaged", self.path)
 
     def read(self) -> "Iterator[DecodedFrame | Packet[Stream]]":
         """Frames, and packets of `copied_streams`, in the order of the file. Can be read once.
@@ -207,7 +218,7 @@ class VideoSource:
     def _damaged(self, why: str) -> UnreadableError:
         seconds = float((self._last_pts or 0) * self.time_base)
         return UnreadableError(
-            f"{self.path}: damaged or cut off after frame {self._read} ({seconds:.3f} s): {why}; copy or download it again"
+            f"damaged or cut off after frame {self._read} ({seconds:.3f} s): {why}; copy or download it again", self.path
         )
 
     def _check_count(self) -> None:
@@ -220,8 +231,9 @@ class VideoSource:
     def _check_size(self, frame: VideoFrame) -> None:
         if (frame.width, frame.height) != (self.width, self.height):
             raise UnsupportedError(
-                f"{self.path}: the picture changes from {self.width}x{self.height} to {frame.width}x{frame.height} at frame"
-                f" {self._read}; split the file there and upscale the parts"
+                f"the picture changes from {self.width}x{self.height} to {frame.width}x{frame.height} at frame {self._read};"
+                " split the file there and upscale the parts",
+                self.path,
             )
 
     def _describe_picture(self, frame: VideoFrame) -> None:
@@ -237,7 +249,7 @@ class VideoSource:
 
     def _describe_colour(self, frame: VideoFrame) -> None:
         if name := _tags.HDR_TRANSFERS.get(frame.color_trc):
-            raise UnsupportedError(f"{self.path}: it is HDR ({name}), the networks know only SDR; tone-map it to BT.709 first")
+            raise HdrError(f"it is HDR ({name}), the networks know only SDR; tone-map it to BT.709 first", self.path)
         raw = _tags.Tags(int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc), int(frame.color_range))
         self._rgb_matrix: int | None = None
         if frame.format.is_rgb:
@@ -273,7 +285,7 @@ class VideoSource:
         if last is not None and pts <= last:
             if (last - pts) * self.time_base > 1:
                 raise UnsupportedError(
-                    f"{self.path}: the time stamps jump back at frame {self._read}; remux the file with new ones first"
+                    f"the time stamps jump back at frame {self._read}; remux the file with new ones first", self.path
                 )
             pts = last + 1  # two pictures of one moment: keep both, a tick apart
         self._last_pts = pts
@@ -308,19 +320,22 @@ def _planes(frame: VideoFrame) -> tuple[Plane, Plane, Plane]:
 
 def _open(path: Path) -> InputContainer:
     if not path.exists():
-        raise UnreadableError(f"{path}: no such file; check the name")
+        raise UnreadableError("no such file; check the name", path)
     if not path.is_file():
-        raise UnreadableError(
-            f"{path}: a {'directory' if path.is_dir() else 'device or pipe'}, not a file; name one video file"
-        )
+        kind = "directory" if path.is_dir() else "device or pipe"
+        raise ContainerError(f"a {kind}, not a file; name one video file", path)
     # "file:" keeps a name such as "concat:a|b" from being taken for a protocol.
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file", "max_streams": str(MAX_STREAMS)}
     try:
         return cast(InputContainer, av.open(f"file:{path}", "r", options=options, **_TOLERANT))
     except av.error.PermissionError as error:
-        raise UnreadableError(f"{path}: we may not read it; check its permissions") from error
+        raise UnreadableError("we may not read it; check its permissions", path) from error
+    except av.error.MemoryError as error:  # what FFmpeg says of a stream too many, too
+        raise UnsupportedError(
+            f"it has more than {MAX_STREAMS} streams, or asks for too much memory; remux it", path
+        ) from error
     except (av.FFmpegError, ValueError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UnreadableError(
-            f"{path}: not a supported container, or damaged at its start ({why}); convert it to MP4 or MKV first"
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise ContainerError(
+            f"not a supported container, or damaged at its start ({why}); convert it to MP4 or MKV first", path
         ) from error

@@ -24,13 +24,15 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from server.media import _subtitles
-from server.media._encoders import ENCODERS, EncoderSettings, choose
 from server.media.decode import VideoSource
-from server.media.errors import EncoderError, OutputError
+from server.media.encoders import ENCODERS, EncoderSettings, choose
+from server.media.errors import EncoderError, OutputError, StorageError
 
 __all__ = ["CONTAINERS", "ENCODERS", "EncoderSettings", "VideoSink"]
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".flv": "flv"}
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Facts about the old file's bytes, which would be lies about the new one's.
 _STALE = ("BPS", "DURATION", "NUMBER_OF_", "_STATISTICS", "ENCODER", "MAJOR_BRAND", "MINOR_VERSION", "COMPATIBLE_BRANDS")
@@ -43,6 +45,7 @@ class VideoSink:
 
     Attributes:
         path: of the file to be.
+        size: width and height of its pictures, pixels.
         encoder: the encoder that was chosen.
         codec: what it makes, such as h264.
         notes: what the container cannot hold, or was changed for it, that a user must be told.
@@ -65,7 +68,7 @@ class VideoSink:
             OutputError: the file cannot be written there, or would replace its source.
         """
         settings = settings or EncoderSettings()
-        self.path, self._source, self._size = path, source, (width, height)
+        self.path, self._source, self.size = path, source, (width, height)
         self.notes: list[str] = []
         self.frames = 0
         self._format = _container_of(path)
@@ -84,7 +87,7 @@ class VideoSink:
             self._copy_descriptions()
             self._write_header()
         except BaseException:
-            self._discard()
+            self.discard()
             raise
 
     def encode(self, i420: npt.NDArray[np.uint8], pts: int, duration: int) -> None:
@@ -124,13 +127,13 @@ class VideoSink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is not None:
-            self._discard()
+        if kind is not None or self._output is None:
+            self.discard()
             return
         try:
             self._complete()
         except BaseException:
-            self._discard()
+            self.discard()
             raise
 
     def _complete(self) -> None:
@@ -141,7 +144,8 @@ class VideoSink:
             self._output = None
             os.replace(self._temporary, self.path)
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Removes what was written so far; nothing can be written any more, and leaving the context completes nothing."""
         output, self._output = self._output, None
         if output is not None:
             with suppress(Exception):  # it raises again what was raised already
@@ -151,17 +155,18 @@ class VideoSink:
     def _check_place(self) -> None:
         folder = self.path.parent
         if not folder.is_dir():
-            raise OutputError(f"{self.path}: there is no folder {folder}; create it first")
+            raise OutputError(f"there is no folder {folder}; create it first", self.path)
         if self.path.is_dir():
-            raise OutputError(f"{self.path}: a directory has that name; choose another")
+            raise OutputError("a directory has that name; choose another", self.path)
         if self.path.exists() and self.path.samefile(self._source.path):
-            raise OutputError(f"{self.path}: that is the input itself; choose another name for the output")
+            raise OutputError("that is the input itself; choose another name for the output", self.path)
 
     def _create_temporary(self) -> None:
         try:
             self._temporary.touch()
         except OSError as error:
-            raise OutputError(f"{self.path}: we may not write there ({error.strerror}); choose another folder") from error
+            kind = StorageError if error.errno in _FULL else OutputError
+            raise kind(f"we may not write there ({error.strerror}); choose another folder", self.path) from error
 
     def _open_output(self) -> OutputContainer:
         options = {"movflags": "faststart"} if self._format in ("mp4", "mov") else {}
@@ -169,16 +174,15 @@ class VideoSink:
 
     def _add_video(self, options: dict[str, str], threads: int) -> VideoStream:
         assert self._output is not None
-        source, (width, height) = self._source, self._size
+        source, (width, height) = self._source, self.size
         rate = (source.frame_rate or Fraction(25)).limit_denominator(1 << 16)
         try:
             stream = self._output.add_stream(
                 self.encoder, rate=rate, width=width, height=height, time_base=source.time_base, options=options
             )
         except ValueError as error:
-            raise EncoderError(
-                f"{self.path}: {self._format} cannot hold video of {self.encoder}; use libx264 or .mkv"
-            ) from error
+            problem = f"{self._format} cannot hold video of {self.encoder}; use libx264 or .mkv"
+            raise EncoderError(problem, self.path) from error
         assert isinstance(stream, VideoStream)
         self._configure(stream, threads)
         try:
@@ -210,7 +214,7 @@ class VideoSink:
 
     def _scaled_matrix(self, matrix: list[int]) -> list[int]:
         # Entries 6 and 7 shift the rotated picture back into view, by pixels of the picture.
-        scale = Fraction(self._size[0], self._source.width)
+        scale = Fraction(self.size[0], self._source.width)
         return [round(value * scale) if i in (6, 7) else value for i, value in enumerate(matrix)]
 
     def _copy_descriptions(self) -> None:
@@ -270,9 +274,9 @@ class VideoSink:
         # PyAV's wrapper miscounts the rows of a height that is not a multiple of 4.
         wrap = VideoFrame.from_numpy_buffer if height % 4 == 0 else VideoFrame.from_ndarray
         frame = wrap(i420, "yuv420p")
-        if (width, height) == self._size:
+        if (width, height) == self.size:
             return frame
-        return frame.reformat(*self._size, interpolation="LANCZOS")
+        return frame.reformat(*self.size, interpolation="LANCZOS")
 
     def _compress(self, frame: VideoFrame | None) -> "list[Packet[Any]]":
         try:
@@ -290,10 +294,11 @@ class VideoSink:
         try:
             yield
         except (av.FFmpegError, OSError, ValueError) as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise OutputError(f"{self.path}: no space left for it; free some, or choose another folder") from error
+            if getattr(error, "errno", None) in _FULL:
+                raise StorageError("no space left for it; free some, or choose another folder", self.path) from error
+            why = getattr(error, "strerror", None) or str(error)  # FFmpeg's errors name the file, too
             raise OutputError(
-                f"{self.path}: writing failed at frame {self.frames} ({error}); try .mkv or another folder"
+                f"writing failed at frame {self.frames} ({why}); try .mkv or another folder", self.path
             ) from error
 
 
@@ -301,7 +306,7 @@ def _container_of(path: Path) -> str:
     try:
         return CONTAINERS[path.suffix.lower()]
     except KeyError:
-        raise OutputError(f"{path}: we do not write {path.suffix or 'that'}; name it {', '.join(CONTAINERS)}") from None
+        raise OutputError(f"we do not write {path.suffix or 'that'}; name it {', '.join(CONTAINERS)}", path) from None
 
 
 def _lasting(metadata: dict[str, str]) -> dict[str, str]:

@@ -39,4 +39,4 @@ def read_picture(path: Path, number: int) -> UInt8Image:
         for i, frame in enumerate(container.decode(video=0)):
             if i == number:
                 return np.asarray(frame.to_ndarray(format="rgb24"))
-    raise UnreadableError(f"{path} has no frame {number}")
+    raise UnreadableError(f"it has no frame {number}", path)

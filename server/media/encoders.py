@@ -1,17 +1,12 @@
 """The video encoders we offer, their settings, and whether they work on this machine.
 
-Knows nothing of containers or files.
+Knows nothing of containers or files; the names are there without FFmpeg being loaded.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-
-import av
-from av.codec import CodecContext
-from av.video.codeccontext import VideoCodecContext
-from av.video.frame import VideoFrame
 
 from server.media.errors import EncoderError
 
@@ -97,6 +92,11 @@ def choose(settings: EncoderSettings) -> Encoder:
 
 def _probe(name: str) -> None:
     # Without a driver nvenc fails only when it is opened; ask before the long work starts.
+    import av
+    from av.codec import CodecContext
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.frame import VideoFrame
+
     try:
         context = CodecContext.create(name, "w")
         assert isinstance(context, VideoCodecContext)

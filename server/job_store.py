@@ -1,0 +1,191 @@
+"""Video jobs on disk, in SQLite: what they are and what became of them. Knows nothing of how they run.
+
+All calls go through one thread of the store's own, so the event loop never waits for the disk.
+"""
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from models.errors import FourfoldError
+from server.errors import ServiceError
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+T = TypeVar("T")
+
+MIGRATIONS = (
+    """
+    CREATE TABLE jobs (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order of arrival
+        id TEXT NOT NULL UNIQUE,
+        owner TEXT NOT NULL,
+        folder TEXT NOT NULL,
+        options TEXT NOT NULL,
+        state TEXT NOT NULL,
+        created REAL NOT NULL,
+        finished REAL,
+        crashes INTEGER NOT NULL DEFAULT 0,
+        outcome TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX jobs_by_owner ON jobs (owner, number);
+    CREATE INDEX jobs_by_state ON jobs (state, number);
+    """,
+)
+"""How to get from each version of the schema to the next; PRAGMA user_version tells how many of them were done."""
+
+MAX_CRASHES = 5
+"""Ends of the whole service during one job, after which the job is no more started."""
+
+_COLUMNS = "id, owner, folder, options, state, created, finished, outcome"
+
+
+class JobStoreError(FourfoldError):
+    """The file of jobs cannot be used."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job so far."""
+
+    frames: int = 0
+    frames_in_all: int | None = None  # None: the container does not say
+    fps: float = 0.0
+    error: dict[str, str] | None = None  # code and message
+    result: dict[str, Any] | None = None  # the figures of `fourfold video --json`
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video to upscale. Times are seconds since 1970."""
+
+    id: str  # cannot be guessed; never a path
+    owner: str
+    folder: str  # name of the folder of its files
+    options: dict[str, Any]
+    state: State
+    created: float
+    finished: float | None = None
+    outcome: Outcome = field(default_factory=Outcome)
+
+
+class JobStore:
+    """The file of all jobs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, "jobs")
+        self._database: sqlite3.Connection
+
+    async def open(self) -> None:
+        """Opens the file, or makes it. Jobs that were running when the service ended wait again.
+
+        Raises:
+            JobStoreError: it is damaged, cannot be written, or comes from a later version of this program.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+
+    async def close(self) -> None:
+        await self._do(lambda database: database.close())
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def add(self, job: Job) -> None:
+        row = (job.id, job.owner, job.folder, json.dumps(job.options), job.state, job.created, job.finished, _json(job.outcome))
+        await self._do(lambda database: database.execute(f"INSERT INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", row))  # noqa: S608
+
+    async def find(self, job_id: str, owner: str) -> Job | None:
+        """The job, if it is the owner's."""
+        found = await self._select("WHERE id = ? AND owner = ?", job_id, owner)
+        return found[0] if found else None
+
+    async def listed(self, owner: str, limit: int, after: str | None) -> list[Job]:
+        """The owner's jobs, newest first; those older than the job `after`, if given."""
+        if after is None:
+            return await self._select("WHERE owner = ? ORDER BY number DESC LIMIT ?", owner, limit)
+        older = "WHERE owner = ? AND number < (SELECT number FROM jobs WHERE id = ? AND owner = ?) ORDER BY number DESC LIMIT ?"
+        return await self._select(older, owner, after, owner, limit)
+
+    async def all(self) -> list[Job]:
+        return await self._select("ORDER BY number")
+
+    async def waiting(self) -> int:
+        """How many jobs wait to be run."""
+        count = "SELECT COUNT(*) FROM jobs WHERE state = 'queued'"
+        return int((await self._do(lambda database: database.execute(count).fetchone()))[0])
+
+    async def claim(self) -> Job | None:
+        """The job that waits longest; it runs from now on."""
+        rows = await self._do(lambda database: database.execute(_CLAIM).fetchall())
+        return _job_from(rows[0]) if rows else None
+
+    async def end(self, job_id: str, outcome: Outcome) -> State:
+        """Files how a job ended; as what."""
+        state: State = "failed" if outcome.error else "done"
+        row = (state, time.time(), _json(outcome), job_id)
+        await self._do(lambda d: d.execute("UPDATE jobs SET state = ?, finished = ?, outcome = ? WHERE id = ?", row))
+        return state
+
+    async def set_state(self, job_id: str, state: State) -> None:
+        await self._do(lambda database: database.execute("UPDATE jobs SET state = ? WHERE id = ?", (state, job_id)))
+
+    async def remove(self, job_id: str) -> None:
+        await self._do(lambda database: database.execute("DELETE FROM jobs WHERE id = ?", (job_id,)))
+
+    async def _select(self, where: str, *values: Any) -> list[Job]:
+        query = f"SELECT {_COLUMNS} FROM jobs {where}"  # noqa: S608
+        return [_job_from(row) for row in await self._do(lambda database: database.execute(query, values).fetchall())]
+
+    async def _do(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(self._database))
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise ServiceError("storage", "the disk of the service is full; tell its operator") from error
+            raise
+
+    def _open(self) -> None:
+        try:
+            self._database = sqlite3.connect(self._path, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._migrate()
+            self._recover()
+        except sqlite3.Error as error:
+            raise JobStoreError(f"{self._path} cannot be used ({error}); move it away to start with an empty one") from error
+
+    def _migrate(self) -> None:
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            raise JobStoreError(f"{self._path} was written by a later version of Fourfold (schema {version}); update this one")
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            self._database.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
+
+    def _recover(self) -> None:
+        told = Outcome(error={"code": "crashed", "message": f"the service ended {MAX_CRASHES} times while it ran this job"})
+        give_up = "UPDATE jobs SET state = 'failed', outcome = ?, finished = ? WHERE state = 'queued' AND crashes >= ?"
+        self._database.execute("UPDATE jobs SET crashes = crashes + 1, state = 'queued' WHERE state = 'running'")
+        self._database.execute(give_up, (_json(told), time.time(), MAX_CRASHES))
+
+
+_CLAIM = f"""
+    UPDATE jobs SET state = 'running' WHERE number = (SELECT MIN(number) FROM jobs WHERE state = 'queued') RETURNING {_COLUMNS}
+"""  # noqa: S608
+
+
+def _json(outcome: Outcome) -> str:
+    return json.dumps(asdict(outcome))
+
+
+def _job_from(row: tuple[Any, ...]) -> Job:
+    job_id, owner, folder, options, state, created, finished, outcome = row
+    stored = json.loads(outcome)
+    return Job(job_id, owner, folder, json.loads(options), state, created, finished, Outcome(**stored | _notes(stored)))
+
+
+def _notes(stored: dict[str, Any]) -> dict[str, Any]:
+    return {"notes": tuple(stored.get("notes", ()))}
