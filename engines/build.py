@@ -80,6 +80,13 @@ class SwappingRunner:
             self._memory.append(memory)
             self._current.pin(memory)
 
+    def unpin(self, memory: Plane) -> None:
+        """See `engines.runner.Runner.unpin`."""
+        with self._lock:
+            self._memory = [pinned for pinned in self._memory if pinned is not memory]
+            for runner in self._users.keys() | {self._current}:
+                runner.unpin(memory)
+
     def close(self) -> None:
         """See `engines.runner.Runner.close`; waits until nothing is being built any more."""
         self._opening.join()

@@ -1,101 +1,218 @@
-"""An engine in a process of its own, as its caller sees it: a crash there is an error here, not the end.
+"""An engine in a process of its own, as its callers see it: a crash there is an error here, not the end.
 
-The other side is `engines.service`. Only slot numbers travel between the two; frames lie in shared memory.
+The other side is `engines.host`. Only slot numbers travel between the two; frames lie in shared memory.
 """
 
+import json
 import multiprocessing
+import os
+import shutil
+import socket
+import tempfile
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from multiprocessing.reduction import send_handle
+from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from engines.runner import EngineDeadError, EngineSpec, InferenceError
-from engines.service import serve
-from engines.slots import Slot, SlotPool
+from engines.host import MESSAGE_BYTES, EngineReady, EngineRequest, HostOptions, run
+from engines.runner import (
+    BackendUnavailableError,
+    EngineDeadError,
+    EngineError,
+    EngineRefusedError,
+    Graphs,
+    InferenceError,
+    LateError,
+)
+from engines.slots import FrameFormat, Slot, SlotPool
 
 STOP_SECONDS = 5.0
-"""How long a stopping engine process may take before it is killed."""
+"""How long an engine process may take to end before it is given up."""
 
 
-class ProcessEngine:
-    """The caller's side of an engine process; see `engines.engine.Engine`."""
+class EngineProcess:
+    """An engine process for any number of clients, and its address; a context manager.
 
-    def __init__(self, backend: str, spec: EngineSpec, slots: int) -> None:
-        """Starts the process and waits until its runner is ready.
+    The address stays the same when the process is started again.
+    """
+
+    def __init__(self, catalogue: Mapping[str, Graphs], options: HostOptions) -> None:
+        """Args:
+        catalogue: what clients may ask for.
+        options: what they get.
+        """
+        self._folder = tempfile.mkdtemp(prefix="fourfold-")  # nobody else may enter it
+        self.address = str(Path(self._folder) / "engine")
+        self._catalogue, self._options = dict(catalogue), options
+        self._process: Any = None
+
+    def start(self) -> None:
+        """Starts the process and waits until it takes clients. It dies with the thread that calls this.
 
         Raises:
             EngineDeadError: it could not start; the message says why.
         """
-        self.pool = SlotPool(spec, slots)
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, backend, spec, slots), name="fourfold-engine", daemon=True)
-        self.process.start()
+        ours, theirs = context.Pipe(duplex=False)
+        arguments = (self.address, self._catalogue, self._options, theirs)
+        self._process = context.Process(target=run, args=arguments, name="fourfold-engine", daemon=True)
+        self._process.start()
         theirs.close()
-        self._pending: dict[int, Future[float]] = {}
-        self._lock = threading.Lock()
-        self._dead = False
         try:
-            send_handle(self._connection, self.pool.descriptor, self.process.pid)
-            failure = self._connection.recv()
-        except (EOFError, OSError) as error:
-            failure = f"its process ended with exit code {self._exit_code()} ({type(error).__name__})"
+            failure = ours.recv()
+        except EOFError:
+            failure = f"its process ended with exit code {self.wait()}"
+        finally:
+            ours.close()
         if failure:
-            self._end()
             raise EngineDeadError(f"the engine could not start: {failure}")
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now, or ran last."""
+        return int(self._process.pid)
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """The exit code of the process, once it has ended; None if it has not after so many seconds."""
+        self._process.join(seconds)
+        return None if self._process.exitcode is None else int(self._process.exitcode)
+
+    def kill(self) -> None:
+        """Ends the process, whatever it does. Its clients notice at once."""
+        if self._process:
+            self._process.kill()
+            self._process.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process and gives up the address."""
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class RemoteEngine:
+    """One client's engine in an engine process; see `engines.engine.Engine`."""
+
+    def __init__(self, address: str, request: EngineRequest) -> None:
+        """Connects, and waits until the engine is ready; for a network that is new to it this takes some seconds.
+
+        Args:
+            address: of an `EngineProcess`.
+            request: what will be upscaled.
+
+        Raises:
+            EngineDeadError: there is no engine, or it went away meanwhile; it may come back.
+            BackendUnavailableError, EngineRefusedError: it said no, and will again.
+        """
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.connect(address)
+            self._send({"open": asdict(request)})
+            data, descriptors, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES, 1)
+            answer = json.loads(data) if data else {}
+        except OSError as error:
+            self._socket.close()
+            raise EngineDeadError(f"the engine process does not answer ({error.strerror})") from error
+        if "ready" not in answer:
+            self._socket.close()
+            raise _refusal(answer)
+        self.ready = EngineReady(**answer["ready"])
+        """What serves."""
+        frames = FrameFormat(self.ready.form, self.ready.scale, request.width, request.height)
+        self.pool = SlotPool(frames, request.slots, descriptors[0])
+        os.close(descriptors[0])
+        self._pending: dict[int, Future[float]] = {}
+        self._lock, self._dead = threading.Lock(), False
         self._reader = threading.Thread(target=self._read, name="engine-answers", daemon=True)
         self._reader.start()
 
-    def submit(self, slot: Slot) -> Future[float]:
-        """See `engines.engine.Engine.submit`."""
+    def submit(self, slot: Slot, deadline: float | None = None, droppable: bool = False) -> Future[float]:
+        """Queues a slot whose inputs are filled.
+
+        Args:
+            slot: of this engine's pool; not to be touched until the future is done.
+            deadline: when the frame is due, in seconds of `time.monotonic`, which is one clock for all processes.
+            droppable: it need not be computed once it is late.
+
+        Returns:
+            The seconds that inference took, once the slot's outputs are filled. It raises LateError or InferenceError for this
+            frame, EngineDeadError if the engine is gone.
+        """
         future: Future[float] = Future()
         with self._lock:
             if self._dead:
                 raise EngineDeadError("the engine process is gone")
             self._pending[slot.number] = future
-        with suppress(OSError):  # the reader sees the same broken pipe and fails every pending future, this one too
-            self._connection.send(slot.number)
+        with suppress(OSError):  # the reader sees the same broken socket and fails every pending future, this one too
+            self._send({"frame": slot.number, "due": deadline, "droppable": droppable})
         return future
 
+    def _send(self, message: dict[str, Any]) -> None:
+        self._socket.send(json.dumps(message).encode())
+
     def _read(self) -> None:
-        """Hands answers to their futures until the process is gone."""
-        try:
-            while True:
-                number, seconds, failure = self._connection.recv()
-                with self._lock:
-                    future = self._pending.pop(number)
-                if failure:
-                    future.set_exception(InferenceError(failure))
-                else:
-                    future.set_result(seconds)
-        except (EOFError, OSError):
-            with self._lock:
-                self._dead = True
-                pending, self._pending = self._pending, {}
-            for future in pending.values():
-                future.set_exception(EngineDeadError(f"the engine process ended with exit code {self._exit_code()}"))
+        """Hands answers to their futures until the engine is gone."""
+        with suppress(OSError):
+            while data := self._socket.recv(MESSAGE_BYTES):
+                self._settle(json.loads(data))
+        with self._lock:
+            self._dead = True
+            pending, self._pending = self._pending, {}
+        for future in pending.values():
+            future.set_exception(EngineDeadError("the engine process is gone"))
 
-    def _exit_code(self) -> int | None:
-        self.process.join(STOP_SECONDS)
-        return self.process.exitcode
+    def _settle(self, answer: dict[str, Any]) -> None:
+        with self._lock:
+            future = self._pending.pop(answer["done"] if "done" in answer else answer["failed"])
+        if "done" in answer:
+            future.set_result(answer["seconds"])
+        else:
+            future.set_exception((LateError if answer["late"] else InferenceError)(answer["why"]))
 
-    def _end(self) -> None:
-        self._connection.close()
+    def close(self) -> None:
+        """Leaves the engine. Slots must not be used any more."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._reader.join(STOP_SECONDS)
+        self._socket.close()
         self.pool.close()
-        self.process.join(STOP_SECONDS)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._lock:
-            gone = self._dead
-        if not gone:
-            self._connection.send(None)
-        self._reader.join(STOP_SECONDS)
-        self._end()
+        self.close()
+
+
+def read_stats(connection: socket.socket) -> dict[str, Any]:
+    """How an engine process is doing: {"queue_frames": n, "batches": {frames: calls since its start}}.
+
+    Args: connection: to its address.
+    Raises: EngineDeadError: it is gone.
+    """
+    try:
+        connection.send(b'{"stats": {}}')
+        data = connection.recv(MESSAGE_BYTES)
+    except OSError:
+        data = b""
+    if not data:
+        raise EngineDeadError("the engine process is gone")
+    stats: dict[str, Any] = json.loads(data)["stats"]
+    return stats
+
+
+def _refusal(answer: dict[str, Any]) -> EngineError:
+    if "refused" not in answer:
+        return EngineDeadError("the engine process went away")
+    kinds: dict[str, type[EngineError]] = {"EngineRefusedError": EngineRefusedError, "EngineDeadError": EngineDeadError}
+    return kinds.get(answer["kind"], BackendUnavailableError)(answer["refused"])

@@ -192,6 +192,14 @@ class CudaRunner:
         with suppress(RuntimeError):  # CUDA reports the refusal once more, to whatever is launched next: this
             _import_torch().ones(1, device=self._device)
 
+    def unpin(self, memory: Plane) -> None:
+        """See `engines.runner.Runner.unpin`."""
+        for number, pinned in enumerate(self._pinned):
+            if pinned is memory:
+                del self._pinned[number]
+                PAGE_LOCKS.unlock(memory, self._cuda.cudart())
+                return
+
     def close(self) -> None:
         """See `engines.runner.Runner.close`."""
         with suppress(RuntimeError):  # a dead card has nothing to wait for

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 from engines.batching import Lanes
 from engines.build import open_at_once
 from engines.runner import EngineSpec
-from engines.slots import Slot, SlotPool
+from engines.slots import FrameFormat, Slot, SlotPool
 
 
 class Engine(Protocol):
@@ -40,7 +40,7 @@ class LocalEngine:
         spec: with width and height.
         slots: frames that may be on their way at once.
         """
-        self.pool = SlotPool(spec, slots)
+        self.pool = SlotPool(FrameFormat.of(spec), slots)
         self._runner = open_at_once(backend, spec)
         self._runner.pin(self.pool.memory)
         self._lanes = Lanes(self._runner, spec.layout)

@@ -44,6 +44,10 @@ class InferenceError(EngineError):
     """One frame failed; the engine goes on."""
 
 
+class LateError(InferenceError):
+    """A frame was not computed: its deadline had passed before its turn came."""
+
+
 class EngineDeadError(EngineError):
     """The engine is gone, and with it every frame it held."""
 
@@ -55,7 +59,7 @@ class Graphs:
     title: str  # for people
     scale: int
     form: Form
-    files: Mapping[str, Path]  # fp32, and fp16 and int8 where there are such graphs -> ONNX
+    files: Mapping[str, Path] = field(hash=False)  # fp32, and fp16 and int8 where there are such graphs -> ONNX
     checkpoint: Path | None = None  # the weights, for a backend that runs the network itself
 
     def file(self, precision: Precision) -> Path | None:
@@ -105,8 +109,7 @@ class EngineSpec:
 
         An odd last row or column of the output is lost in yuv420: its chroma would have no pixel to lie on.
         """
-        height, width = height * self.scale, width * self.scale
-        return plane_shapes(self.form, height, width) if self.form == "rgb" else plane_shapes("yuv420", height & ~1, width & ~1)
+        return output_shapes(self.form, self.scale, height, width)
 
 
 def plane_shapes(form: Form, height: int, width: int) -> tuple[tuple[int, ...], ...]:
@@ -115,6 +118,12 @@ def plane_shapes(form: Form, height: int, width: int) -> tuple[tuple[int, ...], 
         return ((height, width, 3),)
     chroma = ((height + 1) // 2, (width + 1) // 2)
     return ((height, width), chroma, chroma)
+
+
+def output_shapes(form: Form, scale: int, height: int, width: int) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the planes that come out for `height` lines of `width` pixels; see `EngineSpec.output_planes`."""
+    height, width = height * scale, width * scale
+    return plane_shapes(form, height, width) if form == "rgb" else plane_shapes("yuv420", height & ~1, width & ~1)
 
 
 class Frame(Protocol):
@@ -153,7 +162,11 @@ class Runner(Protocol):
         ...
 
     def pin(self, memory: Plane) -> None:
-        """Tells that frames will lie in `memory`, until `close`: a device that copies by itself has it locked in place."""
+        """Tells that frames will lie in `memory`, until `unpin` or `close`: a device that copies by itself has it locked."""
+        ...
+
+    def unpin(self, memory: Plane) -> None:
+        """Tells that no frame lies in `memory` any more."""
         ...
 
     def close(self) -> None:

@@ -4,18 +4,37 @@ Decoder, engine and encoder work in the same bytes, also from different processe
 anonymous file (memfd) handed over as a descriptor: it has no name to clash or to leak, and goes when its last user goes.
 """
 
+import fcntl
 import mmap
 import os
 from dataclasses import dataclass
 from queue import Queue
+from typing import Self
 
 import numpy as np
 
-from engines.runner import EngineSpec, Plane, Planes, plane_shapes
+from engines.runner import EngineSpec, Plane, Planes, output_shapes, plane_shapes
+from models.registry import Form
 
 ALIGNMENT = 64
 
 _Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class FrameFormat:
+    """What fits a slot: a frame and its upscaled self."""
+
+    form: Form
+    scale: int
+    width: int  # input pixels
+    height: int
+
+    @classmethod
+    def of(cls, spec: EngineSpec) -> Self:
+        """That of the frames of an engine for one size."""
+        assert spec.width and spec.height
+        return cls(spec.form, spec.scale, spec.width, spec.height)
 
 
 @dataclass(frozen=True)
@@ -29,27 +48,22 @@ class Slot:
 
 
 class SlotPool:
-    """A fixed number of slots for frames of one size. Made by the caller of an engine; the engine maps the same memory."""
+    """A fixed number of slots for frames of one format. An engine process makes it; its client maps the same memory."""
 
-    def __init__(self, spec: EngineSpec, count: int, descriptor: int | None = None) -> None:
+    def __init__(self, frames: FrameFormat, count: int, descriptor: int | None = None) -> None:
         """Args:
-        spec: with width and height.
+        frames: that will lie in it.
         count: slots.
         descriptor: the memory of a pool made elsewhere, to map instead of making one; it is duplicated.
         """
-        assert spec.width and spec.height
-        self.spec, self.count = spec, count
-        input_shapes = plane_shapes(spec.form, spec.height, spec.width)
-        output_shapes = spec.output_planes(spec.height, spec.width)
-        input_bytes, output_bytes = (_aligned(sum(map(_size, shapes))) for shapes in (input_shapes, output_shapes))
+        self.count = count
+        inputs = plane_shapes(frames.form, frames.height, frames.width)
+        outputs = output_shapes(frames.form, frames.scale, frames.height, frames.width)
+        input_bytes, output_bytes = (_aligned(sum(map(_size, shapes))) for shapes in (inputs, outputs))
         total = count * (input_bytes + output_bytes)
-        self.descriptor = os.memfd_create("fourfold-slots") if descriptor is None else os.dup(descriptor)
-        if descriptor is None:
-            os.ftruncate(self.descriptor, total)
+        self.descriptor = _memory(total) if descriptor is None else os.dup(descriptor)
         self.memory: Plane = np.frombuffer(mmap.mmap(self.descriptor, total), np.uint8)
-        self.slots = [
-            self._slot(i, i * (input_bytes + output_bytes), input_bytes, input_shapes, output_shapes) for i in range(count)
-        ]
+        self.slots = [self._slot(i, i * (input_bytes + output_bytes), input_bytes, inputs, outputs) for i in range(count)]
         self._free: Queue[Slot] = Queue()
         for slot in self.slots:
             self._free.put(slot)
@@ -70,6 +84,14 @@ class SlotPool:
         planes = _views(self.memory[start:], outputs, input_bytes)
         picture = self.memory[start + input_bytes :][: sum(map(_size, outputs))].reshape(-1, *outputs[0][1:])
         return Slot(number, _views(self.memory[start:], inputs, 0), planes, picture)
+
+
+def _memory(size: int) -> int:
+    """Anonymous memory as a descriptor. Its size is sealed: a process that shrank it would crash the others that read it."""
+    descriptor = os.memfd_create("fourfold-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
 
 
 def _size(shape: tuple[int, ...]) -> int:

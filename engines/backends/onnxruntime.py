@@ -69,6 +69,9 @@ class OnnxRuntimeRunner:
     def pin(self, memory: Plane) -> None:
         """See `engines.runner.Runner.pin`; the CPU needs nothing."""
 
+    def unpin(self, memory: Plane) -> None:
+        """See `engines.runner.Runner.unpin`."""
+
     def _infer(self, inputs: Planes, outputs: Planes) -> None:
         lead = (None,) if self._spec.form == "rgb" else (None, None)
         feed = {name: plane[lead] for name, plane in zip(INPUTS[self._spec.form], inputs, strict=True)}

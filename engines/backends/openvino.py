@@ -86,6 +86,9 @@ class OpenVINORunner:
     def pin(self, memory: Plane) -> None:
         """See `engines.runner.Runner.pin`; the CPU needs nothing."""
 
+    def unpin(self, memory: Plane) -> None:
+        """See `engines.runner.Runner.unpin`."""
+
     def _infer(self, inputs: Planes, outputs: Planes) -> None:
         tensor = _openvino().Tensor
         request = self._requests.get()

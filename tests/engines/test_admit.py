@@ -32,6 +32,8 @@ class DamagedRunner:
 
     def pin(self, memory: Plane) -> None: ...
 
+    def unpin(self, memory: Plane) -> None: ...
+
     def close(self) -> None:
         self._runner.close()
 

@@ -43,6 +43,9 @@ class Adder:
     def pin(self, memory: Plane) -> None:
         self.pinned.append(memory)
 
+    def unpin(self, memory: Plane) -> None:
+        self.pinned = [pinned for pinned in self.pinned if pinned is not memory]
+
     def close(self) -> None:
         assert not self.closed
         self.closed = True
@@ -68,6 +71,8 @@ def test_a_runner_is_swapped_between_frames_and_none_is_lost() -> None:
     assert last.outputs[0][0, 0] == 9
     assert all(f.outputs[0][0, 0] - f.inputs[0][0, 0] in (1, 2) for f in frames)
     assert first.closed and not second.closed and second.pinned == [memory]
+    runner.unpin(memory)
+    assert not second.pinned
     lanes.close()
     runner.close()
     assert second.closed

@@ -70,6 +70,8 @@ class FakeBackend:
 
         def pin(self, memory: Plane) -> None: ...
 
+        def unpin(self, memory: Plane) -> None: ...
+
         def close(self) -> None:
             self._runner.close()
 

@@ -30,7 +30,7 @@ from engines.runner import (
     PlaneFrame,
     plane_shapes,
 )
-from engines.slots import SlotPool
+from engines.slots import FrameFormat, SlotPool
 from models.colour import Colour
 from models.registry import Form
 from tests.support.cuda import FakeCuda
@@ -155,7 +155,7 @@ def test_the_fake_notices_a_missing_wait(stream: int) -> None:
 
 def test_frames_in_slots_come_down_in_one_copy() -> None:
     cuda, spec = FakeCuda(), a_spec("yuv420", 4, 8, 6, Layout())
-    pool, random_ = SlotPool(spec, 2), np.random.default_rng(0)
+    pool, random_ = SlotPool(FrameFormat.of(spec), 2), np.random.default_rng(0)
     runner = CudaRunner(fake_network(cuda, spec, True), spec, cuda=cuda, device="cpu")
     runner.pin(pool.memory)
     for slot in pool.slots:
@@ -341,7 +341,11 @@ def test_on_a_card(form: Form, graphs: bool, tmp_path: Any, monkeypatch: pytest.
     monkeypatch.setenv("FOURFOLD_CACHE", str(tmp_path))
     spec = replace(spec_of("xlsr", 4, form, 96, 64), layout=Layout(3, batch=2))
     backend = TorchBackend(graphs=graphs)
-    runner, pool, random_ = backend.load(backend.build(spec), spec), SlotPool(spec, 12), np.random.default_rng(0)
+    runner, pool, random_ = (
+        backend.load(backend.build(spec), spec),
+        SlotPool(FrameFormat.of(spec), 12),
+        np.random.default_rng(0),
+    )
     runner.pin(pool.memory)
     for slot in pool.slots:
         for plane in slot.inputs:

@@ -1,7 +1,5 @@
 """Engines: what comes out of each backend, in-process and in a process of its own, is the network's picture."""
 
-import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,11 +11,10 @@ import pytest
 from engines.backends import CPU_BACKENDS, find_backend
 from engines.build import build, open_runner
 from engines.cache import cache_folder
-from engines.client import ProcessEngine
 from engines.engine import LocalEngine
-from engines.runner import EngineDeadError, Layout, PlaneFrame, Precision
+from engines.runner import Layout, PlaneFrame, Precision
 from engines.shuffle import shuffle
-from engines.slots import SlotPool
+from engines.slots import FrameFormat, SlotPool
 from models.evaluation.metrics import psnr
 from models.registry import MODELS, Form
 from tests.support.engines import picture_planes, run, spec_of
@@ -68,12 +65,11 @@ def test_faster_precisions_stay_close_to_fp32(backend: str, form: Form, precisio
     assert psnr(exact[0].astype(float), fast[0].astype(float)) >= (40 if precision == "int8" else 45)
 
 
-@pytest.mark.parametrize("engine", [LocalEngine, ProcessEngine])
-def test_engine_answers_every_slot(engine: type[LocalEngine] | type[ProcessEngine]) -> None:
+def test_engine_answers_every_slot() -> None:
     spec = replace(spec_of("xlsr", 4, "yuv420", 32, 24), layout=Layout(lanes=2))
     inputs = picture_planes("yuv420", 24, 32)
     expected = run("openvino", spec, inputs)
-    with engine("openvino", spec, 4) as running:
+    with LocalEngine("openvino", spec, 4) as running:
         for _ in range(3):
             slots = [running.pool.acquire() for _ in range(4)]
             for slot in slots:
@@ -87,32 +83,10 @@ def test_engine_answers_every_slot(engine: type[LocalEngine] | type[ProcessEngin
                 running.pool.release(slot)
 
 
-def test_killed_engine_process_fails_what_it_held_and_says_so() -> None:
-    spec = spec_of("bicubic", 4, "yuv420", 640, 480)
-    with ProcessEngine("openvino", spec, 2) as engine:
-        assert engine.process.pid
-        os.kill(engine.process.pid, signal.SIGSTOP)
-        held = engine.submit(engine.pool.acquire())
-        os.kill(engine.process.pid, signal.SIGKILL)
-        with pytest.raises(EngineDeadError, match="exit code -9"):
-            held.result(30)
-        with pytest.raises(EngineDeadError):
-            engine.submit(engine.pool.acquire())
-
-
-def test_engine_process_that_cannot_start_says_why(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.onnx"
-    broken.write_bytes(b"not a graph")
-    spec = spec_of("bicubic", 4, "yuv420", 32, 24)
-    spec = replace(spec, graphs=replace(spec.graphs, files={"fp32": broken}))
-    with pytest.raises(EngineDeadError, match="could not start"):
-        ProcessEngine("openvino", spec, 2)
-
-
 def test_pools_share_memory() -> None:
     spec = spec_of("bicubic", 4, "yuv420", 31, 17)
-    mine = SlotPool(spec, 3)
-    theirs = SlotPool(spec, 3, mine.descriptor)
+    mine = SlotPool(FrameFormat.of(spec), 3)
+    theirs = SlotPool(FrameFormat.of(spec), 3, mine.descriptor)
     for number, slot in enumerate(mine.slots):
         for plane in (*slot.inputs, *slot.outputs):
             plane[...] = number + 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engines.runner import InferenceError
-from engines.slots import Slot, SlotPool
+from engines.slots import FrameFormat, Slot, SlotPool
 from server.streams.session import Session
 from tests.support.engines import spec_of
 
@@ -32,7 +32,7 @@ class FaultyEngine:
 
     def __init__(self, fails_at: int = -1) -> None:
         spec = spec_of("bicubic", 2, "yuv420", 6, 4)
-        self.pool = SlotPool(spec, 4)
+        self.pool = SlotPool(FrameFormat.of(spec), 4)
         self._threads, self._fails_at, self.most, self._count = ThreadPoolExecutor(4), fails_at, 0, 0
 
     def submit(self, slot: Slot) -> Future[float]:
