@@ -34,6 +34,10 @@ STOP_SECONDS = 5.0
 """How long an engine process may take to end before it is given up."""
 
 
+OPEN_SECONDS = 120.0
+"""How long an engine may take to be ready; the first time that a network is used here, candidates are tried."""
+
+
 class EngineProcess:
     """An engine process for any number of clients, and its address; a context manager.
 
@@ -54,7 +58,8 @@ class EngineProcess:
         """Starts the process and waits until it takes clients. It dies with the thread that calls this.
 
         Raises:
-            EngineDeadError: it could not start; the message says why.
+            BackendUnavailableError: the options cannot be met here; the message says why.
+            EngineDeadError: it ended by itself; it may be tried again.
         """
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
@@ -63,13 +68,13 @@ class EngineProcess:
         self._process.start()
         theirs.close()
         try:
-            failure = ours.recv()
+            refusal = ours.recv()
         except EOFError:
-            failure = f"its process ended with exit code {self.wait()}"
+            raise EngineDeadError(f"the engine process ended at its start, with exit code {self.wait()}") from None
         finally:
             ours.close()
-        if failure:
-            raise EngineDeadError(f"the engine could not start: {failure}")
+        if refusal:
+            raise BackendUnavailableError(refusal)
 
     @property
     def pid(self) -> int:
@@ -117,12 +122,14 @@ class RemoteEngine:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._socket.connect(address)
+            self._socket.settimeout(OPEN_SECONDS)
             self._send({"open": asdict(request)})
             data, descriptors, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES, 1)
             answer = json.loads(data) if data else {}
         except OSError as error:
             self._socket.close()
-            raise EngineDeadError(f"the engine process does not answer ({error.strerror})") from error
+            raise EngineDeadError(f"the engine process does not answer ({error.strerror or error})") from error
+        self._socket.settimeout(None)
         if "ready" not in answer:
             self._socket.close()
             raise _refusal(answer)
