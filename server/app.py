@@ -1,22 +1,26 @@
 """The composition root: every part of the service is made, started and stopped here."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
 import anyio
 from fastapi import FastAPI
 
 from server.access import Keyring
-from server.api import _errors, health
+from server.api import _errors, health, models, videos
 from server.api._access import Access
 from server.api._limits import BodyLimits
 from server.api._requests import Requests
+from server.engine_process import EngineStats, EngineSupervisor
+from server.jobs import Jobs
+from server.listing import EngineReports
 from server.metrics import Metrics
 from server.service import Service
 from server.settings import Settings
+from server.streams.pool import Workers
 
-ROUTERS = (health.router,)
+ROUTERS = (videos.router, models.router, health.router)
 """In the order of the documentation."""
 
 
@@ -39,13 +43,30 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _compose(settings: Settings) -> Service:
-    return Service(settings, Metrics(), Keyring(settings.api_keys_file))
+    metrics = Metrics()
+
+    def note(stats: EngineStats) -> None:
+        metrics.note_engine(engine.info, stats.queue_frames, stats.batches)
+
+    engine = EngineSupervisor(settings, metrics.engine_restarts_total.inc, note)
+    workers = Workers(settings, engine.address)
+    jobs = Jobs(settings, workers, metrics)
+    keyring, reports = Keyring(settings.api_keys_file), EngineReports(settings.model)
+    return Service(settings, metrics, keyring, engine, reports, workers, jobs)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Starts the parts, each after those that it rests on, and stops them the other way round."""
     service: Service = app.state.service
-    async with anyio.create_task_group() as tasks:
+    async with AsyncExitStack() as stack:
+        await service.engine.start()
+        stack.push_async_callback(service.engine.stop)
+        await service.workers.start()
+        stack.push_async_callback(lambda: service.workers.stop(service.draining.seconds_left()))
+        await service.jobs.start()
+        stack.push_async_callback(lambda: service.jobs.stop(service.draining.seconds_left()))
+        tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(service.keyring.watch)
         yield
         tasks.cancel_scope.cancel()

@@ -107,22 +107,18 @@ def demo(
 @app.command()
 def models(json: Json = False) -> None:
     """List the models: scale, parameters, PSNR-Y in dB, size."""
-    from models.registry import MODELS
+    from server.listing import model_list
 
-    rows = []
-    for model in MODELS:
-        card = model.card()
-        figures = {name: figure["psnr_y"] for name, figure in card["figures"].items()}
-        size = model.onnx("yuv420").stat().st_size
-        rows.append(
-            {"name": model.name, "scale": model.scale, "parameters": card["parameters"], "psnr_y": figures, "bytes": size}
-        )
+    listed = model_list()
     if json:
-        _print_json({"models": rows})
+        _print_json(listed)
         return
     _table(
         ["model", "scale", "parameters", "Set5", "Set14", "BSD100", "kB"],
-        [[r["name"], f"x{r['scale']}", f"{r['parameters']:,}", *r["psnr_y"].values(), r["bytes"] // 1000] for r in rows],
+        [
+            [r["name"], f"x{r['scale']}", f"{r['parameters']:,}", *r["psnr_y"].values(), r["bytes"] // 1000]
+            for r in listed["models"]
+        ],
     )
 
 
@@ -133,41 +129,30 @@ def engines(
     json: Json = False,
 ) -> None:
     """Try the backends: which work here, with which precisions, how fast, and why the others don't."""
-    from dataclasses import asdict
+    from server.listing import engine_list
 
-    from engines.backends import BACKENDS, find_backend
-    from engines.choose import choose, measured
-    from engines.runner import BackendUnavailableError, EngineSpec
-    from models.colour import Colour
-    from server.catalogue import cores, find_graphs
-
-    rows: list[dict[str, Any]] = []
-    for name in BACKENDS:
-        try:
-            backend = find_backend(name)
-            version, precisions = backend.version(), backend.precisions()
-            rows.append({"engine": name, "works": True, "version": version, "precisions": precisions, "reason": None})
-        except BackendUnavailableError as error:
-            rows.append({"engine": name, "works": False, "version": None, "precisions": {}, "reason": str(error)})
-    _, graphs = find_graphs(model, scale, "yuv420")
-    spec = EngineSpec(graphs, 480, 270, Colour("bt601", "limited"))
-    trials = measured(spec, "throughput", cores(), say=_say)
-    auto = choose(spec, "throughput", cores()).reason
+    listed = engine_list(model, scale, _say)
     if json:
-        _print_json({"engines": rows, "model": graphs.title, "trials": [asdict(trial) for trial in trials], "auto": auto})
+        _print_json(listed)
         return
     _table(
         ["engine", "works", "precisions"],
-        [[r["engine"], r["reason"] or r["version"], ", ".join(r["precisions"])] for r in rows],
+        [[r["engine"], r["reason"] or r["version"], ", ".join(r["precisions"])] for r in listed["engines"]],
     )
     _table(
-        [graphs.title, "precision", "lanes x threads", "ms a frame, 480x270", "verdict"],
+        [listed["model"], "precision", "lanes x threads", "ms a frame, 480x270", "verdict"],
         [
-            [t.backend, t.precision, f"{t.layout.lanes} x {t.layout.threads}", _ms(t.frame_ms), t.refusal or "admitted"]
-            for t in trials
+            [
+                t["backend"],
+                t["precision"],
+                "{lanes} x {threads}".format(**t["layout"]),
+                _ms(t["frame_ms"]),
+                t["refusal"] or "admitted",
+            ]
+            for t in listed["trials"]
         ],
     )
-    print(f"auto: {auto}")
+    print(f"auto: {listed['auto']}")
 
 
 @app.command()

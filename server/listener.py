@@ -10,7 +10,6 @@ import resource
 import signal
 import socket
 import ssl
-import time
 from functools import partial
 from secrets import token_hex
 from types import FrameType
@@ -105,7 +104,6 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
-        self._until: float | None = None
         self.stopped_by: int | None = None  # the signal
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -120,7 +118,8 @@ class Server(uvicorn.Server):
         port = self.servers[0].sockets[0].getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
-        log.info("Fourfold serves %s with model %s on engine %s", address, settings.model, settings.engine)
+        engine = self._service.engine.info
+        log.info("Fourfold serves %s with %s on %s %s", address, engine["title"], engine["backend"], engine["precision"])
         if not self._service.keyring.required:
             who = "only this machine reaches it" if is_loopback(settings.host) else "ANYONE WHO REACHES IT MAY USE IT"
             log.warning("no API keys are configured: %s (FOURFOLD_API_KEYS_FILE)", who)
@@ -129,12 +128,11 @@ class Server(uvicorn.Server):
         """Whether to close; asked ten times a second."""
         if not await super().on_tick(counter):
             return False
-        if self._until is None:
-            self._until = time.monotonic() + self._service.settings.shutdown_grace_seconds
-            self._service.draining.set()
-            log.info("stopping; what runs has %g s to end", self._service.settings.shutdown_grace_seconds)
-        idle = not self.server_state.tasks
-        return self.force_exit or idle or time.monotonic() > self._until
+        draining, grace = self._service.draining, self._service.settings.shutdown_grace_seconds
+        if not draining.is_set():
+            draining.begin(grace)
+            log.info("stopping; what runs has %g s to end", grace)
+        return self.force_exit or not self.server_state.tasks or not draining.seconds_left()
 
 
 def serve(settings: Settings) -> int:

@@ -1,5 +1,7 @@
 """Every metric of the service, declared in one place. Only the api process has them; others send it what they measured."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (
@@ -48,6 +50,21 @@ class Metrics:
         self.rejected_total = counter("rejected_total", "Requests answered with an error, by its code.", "reason")
         self.stream_faults_total = counter("stream_faults_total", "Streams and jobs that failed, by code.", "reason")
         self.reconnects_total = counter("reconnects_total", "Times a stream's source or target was connected again.", "reason")
+
+    def note_engine(self, info: Mapping[str, str], queue_frames: int, batches: Mapping[int, int]) -> None:
+        """Takes what the engine process told.
+
+        Args:
+            info: `backend`, `precision`, `device` and `title` of what runs.
+            queue_frames: that wait there now.
+            batches: frames of a batch -> how many such batches there were since the last time.
+        """
+        self.queue_frames.labels("engine").set(queue_frames)
+        self.engine_info.clear()
+        self.engine_info.labels(info["backend"], info["precision"], info["device"], info["title"]).set(1)
+        for frames, count in batches.items():
+            for _ in range(count):
+                self.batch_frames.labels(info["backend"]).observe(frames)
 
     def stream_label(self, stream: str) -> str:
         """What the label `stream` says of a stream: its name, or `other` where there are too many. `forget_stream` ends it."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,3 +24,19 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"there is no data folder {folder}; FOURFOLD_DATA says where it is")
     return folder
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Of tests marked `anyio`: the service runs on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def no_blocking(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A blocking call of the service in the event loop fails an `anyio` test."""
+    if request.node.get_closest_marker("anyio") is None:
+        yield
+        return
+    with blockbuster_ctx("server"):
+        yield

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
@@ -58,10 +58,10 @@ class RunningService:
         """Process ids of all its children and theirs."""
         found, left = [], [self.pid]
         while left:
-            children = Path(f"/proc/{(pid := left.pop())}/task/{pid}/children")
-            new = [int(child) for child in children.read_text().split()] if children.exists() else []
-            found += new
-            left += new
+            for children in Path(f"/proc/{left.pop()}/task").glob("*/children"):
+                with suppress(OSError):  # it ended meanwhile
+                    found += (new := [int(child) for child in children.read_text().split()])
+                    left += new
         return found
 
     def stop(self, timeout: float = 60.0) -> int:
