@@ -7,12 +7,14 @@ trained on from it adversarially, every share is a network too, from faithful to
 import argparse
 from pathlib import Path
 
-from models.checkpoint import CheckpointError, load_checkpoint, read_header, save_checkpoint
+from models.checkpoint import CheckpointError, load_checkpoint, read_header, read_metadata, save_checkpoint
 from models.registry import build_network
 
 
 def interpolate(first: Path, second: Path, share: float, target: Path) -> None:
     """Writes (1 - `share`) * `first` + `share` * `second` to `target`; a model like any other: `--model TARGET`.
+
+    `first` is the network that `second` was trained on from; the header tells how `second` was trained.
 
     Raises:
         CheckpointError: `share` is not from 0 to 1, a file is no checkpoint, or the two are not of one architecture and scale.
@@ -29,12 +31,8 @@ def interpolate(first: Path, second: Path, share: float, target: Path) -> None:
     for name, tensor in between.items():
         if tensor.is_floating_point():
             tensor.lerp_(other[name], share)
-    metadata = {
-        "network": header[0],
-        "scale": str(header[1]),
-        "between": f"{1 - share:g} {first.stem} + {share:g} {second.stem}",
-    }
-    save_checkpoint(networks[0], target, metadata)
+    metadata = {key: value for key, value in read_metadata(second).items() if not key.startswith("validation_")}
+    save_checkpoint(networks[0], target, metadata | {"between": f"{1 - share:g} of its start, {share:g} of its end"})
 
 
 def main() -> None:

@@ -84,13 +84,14 @@ def _training(header: dict[str, str], path: Path) -> dict[str, Any]:
     config = json.loads(header["config"])
     training = {
         "step": int(header["step"]),
-        "validation_psnr_y": float(header["validation_psnr_y"]),
+        "validation_psnr_y": float(header["validation_psnr_y"]) if "validation_psnr_y" in header else None,
         "chosen_by": ("squeeze_distance" if config.get("adversarial") else "PSNR-Y")
-        + " on pictures held out of the training set; no test set was looked at",
+        + " on pictures held out of the training set, not on a test set",
         "config": config,
         "data": "977 crops (129 megapixels) of photographs, wallpapers, game stills and drawings; "
         "some of the pictures are for research use only",
     }
+    training |= {"between": header["between"]} if "between" in header else {}
     return training | ({"start": _training(json.loads(header["start"]), path)} if header.get("start") else {})
 
 

@@ -98,11 +98,13 @@ ARCHITECTURES = (
 _CLEAN = "upscaling clean, lightly compressed video and pictures; strong compression is amplified: take xlsr-live there"
 _LIVE = "upscaling live streams, whose pictures went through an encoder; on clean ones xlsr is better"
 _PIXELS = "upscaling clean video and pictures where time does not matter; a start for adversarial training"
+_LOOKS = "looks over truth: crisp textures, some of which are invented; not where details must be right"
 
 MODELS = (  # of one scale, best PSNR first: the order in which `auto` considers them
     Model("xlsr", 4, "xlsr", "28 thousand parameters; the default", _CLEAN, ("fp32", "fp16", "int8")),
     Model("swift-srgan-psnr", 4, "swift-srgan", "twelve times the arithmetic, trained on pixels", _PIXELS),
     Model("xlsr-live", 4, "xlsr", "trained on compressed input, for live streams", _LIVE, ("fp32", "fp16", "int8")),
+    Model("swift-srgan", 4, "swift-srgan", "the same network, trained against an adversary", _LOOKS),
     Model("xlsr", 3, "xlsr", "22 thousand parameters", _CLEAN),
     Model("xlsr", 2, "xlsr", "18 thousand parameters", _CLEAN),
     *(Model("bicubic", s, "bicubic", "plain interpolation, the baseline", "comparisons", ("fp32",)) for s in (4, 3, 2)),
