@@ -1,4 +1,4 @@
-"""Upscaling pictures: PNG, JPEG and WebP files through the RGB graph; alpha is kept."""
+"""Upscaling picture files on the command line: through the RGB graph, in this process; alpha is kept."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from engines.build import open_runner
 from engines.choose import Choice, choose
@@ -14,10 +13,13 @@ from engines.runner import EngineSpec, PlaneFrame
 from models.errors import FourfoldError
 from models.resize import UInt8Image
 from server.catalogue import cores, find_graphs
+from server.errors import ServiceError
+from server.pictures import PictureFormat, check_result, read_picture, write_picture
+from server.tiles import upscale
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+FORMATS: dict[str, PictureFormat] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_PIXELS = 4096 * 4096
-"""Input pixels of one picture; the network's intermediate maps take about 200 bytes for each."""
+"""Input pixels of one picture: its result fills some gigabytes of memory while it is encoded."""
 
 
 class ImageError(FourfoldError):
@@ -43,28 +45,36 @@ class ImageUpscaler:
 
     def upscale(self, rgb: UInt8Image) -> UInt8Image:
         """[H, W, 3] uint8 RGB -> [scale * H, scale * W, 3] uint8 RGB."""
-        height, width, _ = rgb.shape
-        result = np.empty((height * self.scale, width * self.scale, 3), np.uint8)
-        self._runner.infer([PlaneFrame((np.ascontiguousarray(rgb),), (result,))])
-        return result
+        return upscale(rgb, self.scale, self._upscale_tile)
 
     def upscale_file(self, source: Path, target: Path) -> dict[str, Any]:
         """Upscales `source` into `target`, whose suffix names the format, and returns both sizes.
 
-        EXIF rotation is applied. Alpha is interpolated bicubically, and lost with a note where the format has none.
-
         Raises:
             ImageError: see there; `target` exists only once it is complete.
         """
-        picture = _read(source)
-        alpha = picture.getchannel("A") if "A" in picture.getbands() else None
-        result = Image.fromarray(self.upscale(np.asarray(picture.convert("RGB"))))
-        kept = alpha is not None and FORMATS[_suffix(target)] != "JPEG"
-        if alpha is not None and kept:
-            result.putalpha(alpha.resize(result.size, Image.Resampling.BICUBIC))
-        _write(result, target)
-        sizes = {"input": _size(picture), "output": _size(result)}
-        return {"source": str(source), "target": str(target), **sizes, "alpha_lost": alpha is not None and not kept}
+        to = FORMATS[_suffix(target)]
+        try:
+            with source.open("rb") as file:
+                picture = read_picture(file, MAX_PIXELS)
+            height, width, _ = picture.rgb.shape
+            check_result(width, height, self.scale, to)
+        except ServiceError as error:
+            raise ImageError(f"{source}: {error}") from error
+        except FileNotFoundError as error:
+            raise ImageError(f"{source} does not exist; give the path of a picture") from error
+        except OSError as error:
+            raise ImageError(f"{source} cannot be read: {error.strerror}") from error
+        _write(write_picture(picture, self.upscale(picture.rgb), to).getbuffer(), target)
+        sizes = {"input": _size(width, height), "output": _size(width * self.scale, height * self.scale)}
+        lost = picture.alpha is not None and to == "JPEG"
+        return {"source": str(source), "target": str(target), **sizes, "alpha_lost": lost}
+
+    def _upscale_tile(self, rgb: UInt8Image) -> UInt8Image:
+        height, width, _ = rgb.shape
+        result = np.empty((height * self.scale, width * self.scale, 3), np.uint8)
+        self._runner.infer([PlaneFrame((np.ascontiguousarray(rgb),), (result,))])
+        return result
 
     def __enter__(self) -> Self:
         return self
@@ -101,33 +111,13 @@ def upscale_images(upscaler: ImageUpscaler, pairs: list[tuple[Path, Path]], say:
     return results
 
 
-def _read(path: Path) -> Image.Image:
-    """The picture at `path`, upright, as RGB or RGBA."""
-    try:
-        with Image.open(path, formats=["PNG", "JPEG", "WEBP"]) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ImageError(f"{path} is {picture.width}x{picture.height}; at most {MAX_PIXELS} pixels can be upscaled")
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I;16"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            has_alpha = "A" in upright.getbands() or "transparency" in upright.info
-            return upright.convert("RGBA" if has_alpha else "RGB")
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not a PNG, JPEG or WebP picture") from error
-    except FileNotFoundError as error:
-        raise ImageError(f"{path} does not exist; give the path of a picture") from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path} cannot be read: {error}") from error
-
-
-def _write(picture: Image.Image, path: Path) -> None:
+def _write(data: memoryview, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    options: dict[str, Any] = {"quality": 95} if FORMATS[_suffix(path)] != "PNG" else {}
     try:
-        picture.save(partial, FORMATS[_suffix(path)], **options)
+        partial.write_bytes(data)
         partial.replace(path)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path} cannot be written: {error}") from error
+    except OSError as error:
+        raise ImageError(f"{path} cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -139,5 +129,5 @@ def _suffix(path: Path) -> str:
     return suffix
 
 
-def _size(picture: Image.Image) -> dict[str, int]:
-    return {"width": picture.width, "height": picture.height}
+def _size(width: int, height: int) -> dict[str, int]:
+    return {"width": width, "height": height}

@@ -9,12 +9,12 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from typing import Protocol, TypeVar
 
 from server.errors import ServiceError
 from server.streams import worker
+from server.streams.picture_pool import PicturePool, PictureSettings
 from server.streams.wire import AsyncChannel
 from server.streams.worker import WorkerJob
 
@@ -24,8 +24,8 @@ HANG_UP_SECONDS = 1.0
 T = TypeVar("T")
 
 
-class WorkerSettings(Protocol):
-    """What starting a worker needs of `server.settings.Settings`."""
+class WorkerSettings(PictureSettings, Protocol):
+    """What is needed here of `server.settings.Settings`."""
 
     @property
     def worker_memory_bytes(self) -> int: ...
@@ -38,6 +38,11 @@ class Worker:
         assert process.pid is not None
         self.channel, self.pid = channel, process.pid
         self._process, self._exit_code = process, exit_code
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._exit_code.done()
 
     async def wait(self) -> int:
         """Waits until the process ends; its exit code, or minus the number of the signal that ended it."""
@@ -67,15 +72,22 @@ class Workers:
         self._thread = ThreadPoolExecutor(1, "workers")
         self._running: dict[asyncio.Task[int], Worker] = {}
         self._stopping = False
+        self.pictures = PicturePool(self.spawn, settings)
+        """The workers for pictures, which are always there."""
 
     async def start(self) -> None:
-        """Starts the forkserver, so that not the first client waits for it."""
+        """Starts the forkserver and the workers for pictures, so that no client waits for them.
+
+        Raises:
+            ServiceError: they cannot be started.
+        """
         self._context.set_forkserver_preload(["server.streams.warm"])
-        await self._in_thread(forkserver.ensure_running)
+        await self.pictures.start()
 
     async def stop(self, grace_seconds: float) -> None:
         """Starts no more workers, waits for the running ones, and kills those that take longer than `grace_seconds`."""
         self._stopping = True
+        await self.pictures.stop()
         if self._running:
             await asyncio.wait(self._running, timeout=grace_seconds)
         for late in self._running.values():

@@ -15,6 +15,7 @@ MODULES = (
     "server.cli",  # the main module of the api process, which multiprocessing runs again in each worker under another name
     "server.media.decode",
     "server.media.encode",
+    "server.streams.pictures",
     "server.streams.worker",
     "simplejpeg",
 )
