@@ -97,7 +97,7 @@ def write_picture(picture: Picture, large: UInt8Image, to: PictureFormat, qualit
 
 def _is_known(head: bytes) -> bool:
     """Whether a file starts like a format that we read, as far as it goes."""
-    if head.startswith(b"RIFF"):
+    if b"RIFF".startswith(head[:4]):
         return b"WEBP".startswith(head[8:12])
     return any(magic.startswith(head[: len(magic)]) for magic in _MAGIC)
 
