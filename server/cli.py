@@ -312,6 +312,27 @@ def bench_pipeline(
     _bench_result(run(PipelineBench(streams, frames, rounds, clip, options), _say), save, json)
 
 
+@bench.command("service")
+def bench_service(
+    model: ModelName = "auto",
+    pictures: Annotated[int, typer.Option(min=1, help="One after the other, for latency.")] = 50,
+    sessions: Annotated[int, typer.Option(min=1, help="Opened and closed, one after the other.")] = 50,
+    streams: Annotated[int, typer.Option(min=1, max=64, help="At once.")] = 2,
+    fps: Annotated[float, typer.Option(min=1, help="Frames a second of each.")] = 15,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each.")] = 20,
+    soak_pictures: Annotated[int, typer.Option(min=0, help="Before memory is looked at again.")] = 200,
+    soak_sessions: Annotated[int, typer.Option(min=0, help="Before memory is looked at again.")] = 50,
+    save: Save = None,
+    json: Json = False,
+) -> None:
+    """Start a service and time pictures, sessions and streams through HTTP and WebSocket; watch its memory."""
+    from server.bench.service import ServiceBench
+    from server.bench.service import bench_service as run
+
+    bench = ServiceBench(model, pictures, sessions, streams, fps, seconds, soak_pictures, soak_sessions)
+    _bench_result(run(bench, _say), save, json)
+
+
 def _bench_result(result: dict[str, Any], name: str | None, json: bool) -> None:
     """Keeps and prints what was measured."""
     from server.bench.render import save

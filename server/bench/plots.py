@@ -10,12 +10,15 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
+PLOTTED = ("engines", "pipeline")
+"""Kinds of results that a plot says something about."""
+
 OURS, THEIRS, LIMIT = "#2a6f97", "#909090", "#c1440e"
 STYLE: dict[Any, Any] = {"svg.hashsalt": "fourfold", "svg.fonttype": "none", "font.size": 8, "font.family": "sans-serif"}
 
 
 def draw(result: Result, path: Path) -> None:
-    """Writes the plot of one result."""
+    """Writes the plot of one result of a kind in PLOTTED."""
     {"engines": _engines, "pipeline": _pipeline}[result["kind"]](result, path)
 
 

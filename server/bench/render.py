@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from server.bench.contenders import WITHOUT_GRAPHS
+from server.bench.plots import PLOTTED, draw
 from server.bench.tables import Result, machine, table, text
 
 RESULTS, PAGE = Path("bench/results"), Path("docs/performance.md")
@@ -32,7 +33,8 @@ def page(results: dict[str, Result]) -> str:
     """docs/performance.md below the marker."""
     parts = []
     for name, result in results.items():
-        parts.append(f"## {name.removeprefix('bench-')}: {machine(result)}\n\n![{name}]({name}.svg)\n\n{text(result)}")
+        plot = f"![{name}]({name}.svg)\n\n" if result["kind"] in PLOTTED else ""
+        parts.append(f"## {name.removeprefix('bench-')}: {machine(result)}\n\n{plot}{text(result)}")
     return "\n\n".join([*parts, _not_measured(list(results.values()))])
 
 
@@ -72,13 +74,12 @@ def _not_measured(results: list[Result]) -> str:
 
 
 def main() -> None:
-    from server.bench.plots import draw
-
     results = load(RESULTS)
     for old in PAGE.parent.glob("bench-*.svg"):
         old.unlink()
     for name, result in results.items():
-        draw(result, PAGE.parent / f"{name}.svg")
+        if result["kind"] in PLOTTED:
+            draw(result, PAGE.parent / f"{name}.svg")
     written = PAGE.read_text().partition(MARKER)[0]
     PAGE.write_text(f"{written}{MARKER}\n\n{page(results)}\n")
 

@@ -101,7 +101,7 @@ def _stream(setup: Setup, engine: LocalEngine, number: int, target: Path, stamps
         stamps.append(Stamp(number, now, time.process_time(), now - decoded[done - 1]))
 
     with VideoSource(setup.clip) as source:
-        height, width = engine.pool.spec.output_planes(source.height, source.width)[0]
+        height, width = setup.choice.spec.output_planes(source.height, source.width)[0]
         with VideoSink(target, source, width, height, setup.encoder) as sink:
             Session(read(source), lambda item: isinstance(item, DecodedFrame), engine, sink).run(on_frame)
     target.unlink()

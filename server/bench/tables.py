@@ -10,7 +10,7 @@ GOALS = {"latency": "one call", "throughput": "all lanes"}
 
 def text(result: Result) -> str:
     """One result."""
-    body = {"engines": _engines, "pipeline": _pipeline}[result["kind"]](result)
+    body = {"engines": _engines, "pipeline": _pipeline, "service": _service}[result["kind"]](result)
     libraries = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     taken = f"`{result['command']}`, {result['date'][:10]}, commit {result['commit']}, {result['settings']['rounds']} rounds."
     return f"{taken} {libraries}.\n\n{body}"
@@ -109,6 +109,12 @@ def _run_row(run: Result) -> list[str]:
         waits,
         f"{run['peak_rss_bytes'] / 2**20:.0f}",
     ]
+
+
+def _service(result: Result) -> str:
+    from server.bench.service import summary
+
+    return table(["", ""], map(list, summary(result)))
 
 
 def _range(figure: dict[str, float]) -> str:
