@@ -21,6 +21,7 @@ from typing import Any, Self
 from engines.host import MESSAGE_BYTES, EngineReady, EngineRequest, HostOptions, run
 from engines.runner import (
     BackendUnavailableError,
+    DeviceMemoryError,
     EngineDeadError,
     EngineError,
     EngineRefusedError,
@@ -184,7 +185,8 @@ class RemoteEngine:
         if "done" in answer:
             future.set_result(answer["seconds"])
         else:
-            future.set_exception((LateError if answer["late"] else InferenceError)(answer["why"]))
+            kind = {"LateError": LateError, "DeviceMemoryError": DeviceMemoryError}.get(answer["kind"], InferenceError)
+            future.set_exception(kind(answer["why"]))
 
     def close(self) -> None:
         """Leaves the engine. Slots must not be used any more."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from engines.runner import (
     BackendUnavailableError,
+    DeviceMemoryError,
     EngineDeadError,
     EngineError,
     EngineSpec,
@@ -302,7 +303,7 @@ class CudaRunner:
         except RuntimeError as dead:
             return EngineDeadError(f"the card does not answer any more: {dead}")
         if "out of memory" in text:
-            return InferenceError(f"the card has no memory for {what} at once: {text}")
+            return DeviceMemoryError(f"the card has no memory for {what} at once: {text}")
         if "CUDA error" in text:  # such errors stick to the process
             return EngineDeadError(f"the card does not answer any more: {text}")
         return error if isinstance(error, InferenceError) else InferenceError(f"{what} could not be computed: {text}")

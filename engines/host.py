@@ -8,7 +8,7 @@ notice nothing, and its memory stays until nothing is written there any more.
     host:   {"ready": {...EngineReady}} and the descriptor, or {"refused": why, "kind": name of the error}
 
     client: {"frame": slot, "due": seconds or null, "droppable": bool}, as many as it has slots
-    host:   {"done": slot, "seconds": s} or {"failed": slot, "why": why, "late": bool}, in any order
+    host:   {"done": slot, "seconds": s} or {"failed": slot, "why": why, "kind": name of the error}, in any order
 
     client: {"stats": {}}, instead of opening anything
     host:   {"stats": {"queue_frames": n, "batches": {"1": n, ...}}}
@@ -33,7 +33,7 @@ from engines.batching import Scheduler, Station
 from engines.build import open_at_once, open_runner
 from engines.choose import choose
 from engines.parent import die_with_parent
-from engines.runner import BackendUnavailableError, EngineDeadError, EngineSpec, Goal, Graphs, LateError
+from engines.runner import BackendUnavailableError, EngineDeadError, EngineSpec, Goal, Graphs
 from engines.slots import FrameFormat, SlotPool
 from models.colour import Colour
 from models.errors import FourfoldError
@@ -260,7 +260,7 @@ class _Client:
         with self._lock:
             self._pending.pop(number, None)
         if failure:
-            answer = {"failed": number, "why": str(failure)[:500], "late": isinstance(failure, LateError)}
+            answer = {"failed": number, "why": str(failure)[:500], "kind": type(failure).__name__}
         else:
             answer = {"done": number, "seconds": future.result()}
         with suppress(OSError):

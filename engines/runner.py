@@ -48,6 +48,10 @@ class LateError(InferenceError):
     """A frame was not computed: its deadline had passed before its turn came."""
 
 
+class DeviceMemoryError(InferenceError):
+    """A frame failed because the device had no memory left for it; a batch is tried frame by frame before that is said."""
+
+
 class EngineDeadError(EngineError):
     """The engine is gone, and with it every frame it held."""
 
