@@ -113,15 +113,19 @@ class Scheduler:
     def work(self, wait: bool = False) -> bool:
         """Computes the frames that may go now; False if there are none, with `wait` only once there will never be any."""
         with self._changed:
-            while not (batch := self._next()):
+            batch, late = self._next()
+            while not (batch or late):
                 if self._closed or not wait:
                     return False
                 self._changed.wait()
-            share = batch[0].station.share
+                batch, late = self._next()
+            share = batch[0].station.share if batch else Fraction(0)
             self._free -= share
-            self.batches[len(batch)] = self.batches.get(len(batch), 0) + 1
-        try:
-            self._infer(batch)
+        try:  # without the lock: whoever waits for a frame is told right here, and may take locks of its own
+            for one in late:
+                _drop(one, self._clock())
+            if batch:
+                self._infer(batch)
         finally:
             with self._changed:
                 self._free += share
@@ -132,20 +136,22 @@ class Scheduler:
         while self.work(wait=True):
             pass
 
-    def _next(self) -> list[_Waiting]:
-        """Takes the frame that is due first, and those that may leave with it, out of the queue; none if it has to wait."""
-        now = self._clock()
+    def _next(self) -> tuple[list[_Waiting], list[_Waiting]]:
+        """Takes out of the queue the frame that is due first, if its turn has come, with those that may leave with it; and the
+        late ones before it."""
+        now, late = self._clock(), list[_Waiting]()
         while self._queue:
             first = self._queue[0]
             if first.future.cancelled():
                 self._queue.pop(0)
             elif first.droppable and first.due < now:
-                self._drop(self._queue.pop(0), now)
+                late.append(self._queue.pop(0))
             elif first.station.share > self._free:
-                return []
+                break
             elif batch := [one for one in self._batch(first, now) if one.future.set_running_or_notify_cancel()]:
-                return batch
-        return []
+                self.batches[len(batch)] = self.batches.get(len(batch), 0) + 1
+                return batch, late
+        return [], late
 
     def _batch(self, first: _Waiting, now: float) -> list[_Waiting]:
         station, slack = first.station, first.due - now
@@ -158,10 +164,6 @@ class Scheduler:
             self._queue.remove(one)
             batch.append(one)
         return batch
-
-    def _drop(self, late: _Waiting, now: float) -> None:
-        if late.future.set_running_or_notify_cancel():
-            late.future.set_exception(LateError(f"the frame was due {1000 * (now - late.due):.0f} ms ago"))
 
     def _infer(self, batch: list[_Waiting]) -> None:
         station, started = batch[0].station, self._clock()
@@ -182,6 +184,11 @@ class Scheduler:
                 station.took(len(batch), seconds)
             for one in batch:
                 one.future.set_result(seconds)
+
+
+def _drop(late: _Waiting, now: float) -> None:
+    if late.future.set_running_or_notify_cancel():
+        late.future.set_exception(LateError(f"the frame was due {1000 * (now - late.due):.0f} ms ago"))
 
 
 class Lanes:

@@ -182,3 +182,19 @@ def test_runners_share_the_device() -> None:
         future.result(30)
     scheduler.close()
     assert most[0] == 2 and all(alone)
+
+
+def test_who_is_told_that_a_frame_is_late_may_submit_the_next_one() -> None:
+    """From another thread's view: no lock is held while futures are settled."""
+    clock = Clock()
+    scheduler, runner = Scheduler(0, clock), Timed(clock, 0.01)
+    told = []
+
+    def tell(future: Future[float]) -> None:
+        thread = threading.Thread(target=lambda: told.append(scheduler.submit(runner.station, frame(1))))
+        thread.start()
+        thread.join(10)
+
+    scheduler.submit(runner.station, frame(0), clock.now - 1, droppable=True).add_done_callback(tell)
+    work(scheduler)
+    assert told and told[0].result(0) > 0
