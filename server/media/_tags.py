@@ -47,5 +47,10 @@ def resolve(raw: Tags, height: int, full: bool) -> Tags:
     return Tags(matrix, _known(raw.color_primaries, primaries), _known(raw.color_trc, transfer), color_range)
 
 
+def assumed(height: int) -> Tags:
+    """What frames of `height` lines mean where nothing is said, and nothing can be."""
+    return resolve(Tags(UNSPECIFIED, UNSPECIFIED, UNSPECIFIED, 0), height, full=False)
+
+
 def _known(tag: int, assumed: int) -> int:
     return assumed if tag in (0, UNSPECIFIED) else tag

@@ -1,4 +1,4 @@
-"""Plain interpolation by FFmpeg's swscale: what a video is upscaled with where there is no network."""
+"""Plain interpolation by FFmpeg's swscale: what a picture is upscaled with where there is no network, or no engine."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,6 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+
+from engines.runner import Planes
+from models.registry import Form
+from server.media._planes import FORMATS, copy_planes, planes_of
 
 Interpolation = Literal["BICUBIC", "LANCZOS"]
 
@@ -32,6 +36,26 @@ def swscaler(
         return np.frombuffer(luma, np.uint8).reshape(-1, luma.line_size)  # type: ignore[call-overload, no-any-return]
 
     return upscale
+
+
+class Bicubic:
+    """Upscales frames of one form and size; one thread at a time."""
+
+    def __init__(self, form: Form, scale: int) -> None:
+        self._form, self._scale, self._reformatter = form, scale, VideoReformatter()
+
+    def upscale(self, inputs: Planes, outputs: Planes) -> None:
+        """Fills the outputs; see `engines.runner.Planes`."""
+        frame = self._frame(inputs)
+        width, height = frame.width * self._scale, frame.height * self._scale
+        scaled = self._reformatter.reformat(frame, width, height, interpolation="BICUBIC", threads=1)
+        copy_planes(planes_of(scaled), outputs)
+
+    def _frame(self, inputs: Planes) -> VideoFrame:
+        height, width = inputs[0].shape[:2]
+        frame = VideoFrame(width, height, FORMATS[self._form])
+        copy_planes(inputs, planes_of(frame))
+        return frame
 
 
 def ffmpeg_version() -> str:
