@@ -156,11 +156,13 @@ class JobStore:
             self._migrate()
             self._recover()
         except sqlite3.Error as error:
+            self._database.close()
             raise JobStoreError(f"{self._path} cannot be used ({error}); move it away to start with an empty one") from error
 
     def _migrate(self) -> None:
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
         if version > len(MIGRATIONS):
+            self._database.close()
             raise JobStoreError(f"{self._path} was written by a later version of Fourfold (schema {version}); update this one")
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             self._database.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")

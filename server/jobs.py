@@ -65,7 +65,16 @@ class Jobs:
             FourfoldError: the data folder cannot be used, or another service uses it.
         """
         self._locked = await asyncio.to_thread(_locked, self._settings.data_folder)
-        await self._store.open()
+        try:
+            await self._store.open()
+            await self._take_up()
+        except BaseException:
+            os.close(self._locked)
+            raise
+        takers = [self._take() for _ in range(self._settings.max_jobs_running)]
+        self._tasks = [asyncio.create_task(work, name="jobs") for work in (*takers, self._expire())]
+
+    async def _take_up(self) -> None:
         jobs = await self._store.all()
         for job in jobs:
             if job.state == "cancelled":
@@ -75,8 +84,6 @@ class Jobs:
             else:
                 self._set_expiry(job)
         await asyncio.to_thread(self.storage.open, {job.folder for job in jobs if job.state != "cancelled"})
-        takers = [self._take() for _ in range(self._settings.max_jobs_running)]
-        self._tasks = [asyncio.create_task(work, name="jobs") for work in (*takers, self._expire())]
 
     async def stop(self, grace_seconds: float) -> None:
         """Starts no more jobs and gives those that run some time; what is not done by then waits for the next start."""
@@ -221,7 +228,14 @@ class Jobs:
                 measured = now
                 await finished(self.storage.measure, job.folder)
 
-        done = await self._work("upscale", job.folder, job.options, self._stall_seconds, heed)
+        while True:
+            try:
+                done = await self._work("upscale", job.folder, job.options, self._stall_seconds, heed)
+                break
+            except ServiceError as error:
+                if error.code != "busy":
+                    raise
+                await asyncio.sleep(error.retry_after or 1)  # the machine has no room for another process just now
         figures = done["figures"]
         frames = figures["frames_out"]
         return Outcome(frames, frames, figures["fps"], result=figures, notes=tuple(done["notes"]))
