@@ -149,9 +149,9 @@ def serve(settings: Settings) -> int:
 
 async def _serve(settings: Settings, listener: socket.socket, connections: int) -> int:
     app = create_app(settings)
+    service: Service = app.state.service
+    server = Server(_config(settings, partial(Protocol, service=service, connections=connections), app), service)
     async with app.router.lifespan_context(app):
-        service: Service = app.state.service
-        server = Server(_config(settings, partial(Protocol, service=service, connections=connections), app), service)
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises it again when it is done: to no effect
             signal.signal(number, lambda *_: None)
         await server.serve([listener])

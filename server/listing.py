@@ -43,7 +43,7 @@ def engine_list(model: str, scale: int, say: Callable[[str], None]) -> dict[str,
 class EngineReports:
     """`engine_list` for the service, made in a process of its own: the api process loads no engine.
 
-    Nothing is measured for it: beside running streams the figures would be wrong. Before a video job or `fourfold engines` measured,
+    Nothing is measured for it: beside running streams the figures would be wrong. Until a video job or `fourfold engines` did,
     `trials` is empty and `auto` null.
     """
 

@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketState
@@ -64,8 +63,6 @@ def service_error_of(error: Exception) -> ServiceError:
         return error
     if isinstance(cause, ServiceError):  # raised while the framework read the body
         return cause
-    if isinstance(cause, MultiPartException):
-        return ServiceError("bad_multipart", f"the multipart body is broken: {cause.message}")
     if isinstance(error, RequestValidationError | WebSocketRequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from ssl import SSLContext
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -72,7 +73,13 @@ class RunningService:
 
 @contextmanager
 def running_service(
-    folder: Path, *, key: str | None = None, ready: bool = True, **settings: object
+    folder: Path,
+    *,
+    key: str | None = None,
+    ready: bool = True,
+    prefix: Sequence[str] = (),
+    context: SSLContext | None = None,
+    **settings: object,
 ) -> Iterator[RunningService]:
     """Starts the service, waits until it can work, and stops it afterwards.
 
@@ -80,6 +87,8 @@ def running_service(
         folder: a temporary one; the data folder is made in it.
         key: an API key that may do everything there, for the check of readiness and for `headers`.
         ready: wait for the engine too, not only for the api process.
+        prefix: a command to run the service's with, such as prlimit.
+        context: for a service with TLS, whom to trust.
         settings: FOURFOLD_… variables by the names of `server.settings.Settings`.
 
     Raises:
@@ -91,13 +100,13 @@ def running_service(
         name: value for name, value in os.environ.items() if not name.startswith("FOURFOLD_") or name == "FOURFOLD_CACHE"
     }
     variables = {f"FOURFOLD_{name.upper()}": _text(value) for name, value in given.items()}
-    command = [sys.executable, "-m", "server.cli", "serve"]
+    command = [*prefix, sys.executable, "-m", "server.cli", "serve"]
     process = subprocess.Popen(command, env=inherited | variables, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     service = RunningService(process, data, key)
     reader = threading.Thread(target=_read, args=(service,), daemon=True)
     reader.start()
     try:
-        _wait(service, "/health/ready" if ready else "/health/live")
+        _wait(service, "/health/ready" if ready else "/health/live", context)
         yield service
     finally:
         if process.poll() is None:
@@ -127,14 +136,14 @@ def _read(service: RunningService) -> None:
             service.port = int(found["port"])
 
 
-def _wait(service: RunningService, path: str) -> None:
+def _wait(service: RunningService, path: str, context: SSLContext | None) -> None:
     """Until `path` answers 200."""
     last: object = None
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and service.process.poll() is None:
         try:
             if service.port:
-                with urlopen(Request(service.url + path, headers=service.headers), timeout=5):
+                with urlopen(Request(service.url + path, headers=service.headers), timeout=5, context=context):
                     return
         except (URLError, OSError) as error:  # not yet: nobody listens, or 503
             last = error
