@@ -1,4 +1,4 @@
-"""The main function of every worker process: locks the process in, then does the one kind of work it was started for.
+"""What every worker process does first: it locks itself in. Then it does the one kind of work that it was started for.
 
 A worker parses what strangers send. It can be killed at any moment, and nobody but its own client notices.
 """
@@ -16,22 +16,26 @@ from typing import Any, Literal
 from engines.parent import die_with_parent
 from server.streams.wire import Channel
 
+WorkKind = Literal["pictures", "live", "video"]
+"""`server.streams.KIND.run(channel, engine_address, options)` is what a worker does."""
+
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """What a worker is for: `server.streams.KIND.run(channel, engine_address, options)` is called in it."""
+    """What a worker is for."""
 
-    kind: Literal["pictures", "live", "video"]
-    options: dict[str, Any] = field(default_factory=dict)  # JSON-able; the kind's own
+    kind: WorkKind
+    options: dict[str, Any] = field(default_factory=dict)  # JSON-able, some kilobytes at most; the kind's own
 
 
-def main(sock: socket.socket, engine_address: str, job: WorkerJob, memory_bytes: int) -> None:
-    """Runs a job until it is done or the api process hangs up.
+def main(sock: socket.socket, engine_address: str, kind: WorkKind, options: dict[str, Any], memory_bytes: int) -> None:
+    """Works until the job is done or the api process hangs up.
 
     Args:
         sock: one end of a socketpair; the api process has the other.
         engine_address: of the engine process.
-        job: what to do.
+        kind: of work.
+        options: see `WorkerJob`.
         memory_bytes: what the process may allocate; beyond that, allocations fail.
     """
     die_with_parent()
@@ -41,12 +45,12 @@ def main(sock: socket.socket, engine_address: str, job: WorkerJob, memory_bytes:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold what strangers sent, and fill the disk
     channel = Channel(sock)
     with suppress(ConnectionError):  # the api process hung up: nobody wants the rest
-        importlib.import_module(f"server.streams.{job.kind}").run(channel, engine_address, job.options)
+        importlib.import_module(f"server.streams.{kind}").run(channel, engine_address, options)
     channel.close()
 
 
 def _close_all_but(*kept: int) -> None:
-    """Closes what came along from the forkserver: it ends with its last client, and must not count its own children."""
+    """Closes what came along from the forkserver, which otherwise would not see that the api is gone."""
     for name in [path.name for path in Path("/proc/self/fd").iterdir()]:
         if int(name) not in kept:
             with suppress(OSError):
