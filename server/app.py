@@ -11,6 +11,7 @@ from server.access import Keyring
 from server.api import _errors, health, images, models, videos
 from server.api._access import Access
 from server.api._limits import BodyLimits
+from server.api._openapi import ANY_ERROR
 from server.api._requests import Requests
 from server.engine_process import EngineStats, EngineSupervisor
 from server.jobs import Jobs
@@ -32,6 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("fourfold"),
         lifespan=_lifespan,
         redoc_url=None,
+        responses=ANY_ERROR,
     )
     app.state.service = _compose(settings)
     for router in ROUTERS:

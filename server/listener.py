@@ -31,7 +31,7 @@ CRUMBS = 4096
 CRUMB_BYTES = 64
 
 CONNECTIONS = 4096  # at once, where there are descriptors for them
-DESCRIPTORS = 3  # of one connection: its own, its worker's, a file
+DESCRIPTORS = 4  # of one connection: its own, its worker's, a file, and one for another connection that is refused
 RESERVED_DESCRIPTORS = 40  # for what is no connection: engine, forkserver, files, libraries
 CANCEL_SECONDS = 2  # for requests that outlived the grace, to end after they were cancelled
 
@@ -52,6 +52,8 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_headers()
+        if len(self.connections) > 2 * self._most:  # they do not even ask for anything
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._headers_came()
@@ -150,7 +152,7 @@ def serve(settings: Settings) -> int:
 async def _serve(settings: Settings, listener: socket.socket, connections: int) -> int:
     app = create_app(settings)
     service: Service = app.state.service
-    server = Server(_config(settings, partial(Protocol, service=service, connections=connections), app), service)
+    server = Server(_config(settings, app, service, connections), service)
     async with app.router.lifespan_context(app):
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises it again when it is done: to no effect
             signal.signal(number, lambda *_: None)
@@ -159,7 +161,8 @@ async def _serve(settings: Settings, listener: socket.socket, connections: int) 
     return server.stopped_by
 
 
-def _config(settings: Settings, protocol: Any, app: Any) -> uvicorn.Config:
+def _config(settings: Settings, app: Any, service: Service, connections: int) -> uvicorn.Config:
+    protocol = partial(Protocol, service=service, connections=connections)
     config = uvicorn.Config(
         app,
         http=cast("type[asyncio.Protocol]", protocol),
@@ -168,6 +171,7 @@ def _config(settings: Settings, protocol: Any, app: Any) -> uvicorn.Config:
         ws_ping_interval=settings.ping_seconds,
         ws_ping_timeout=settings.ping_seconds / 2,
         ws_per_message_deflate=False,  # pictures do not get smaller, and a few bytes could unfold into a lot
+        backlog=connections,  # asyncio accepts so many in one go, whether there are descriptors or not
         lifespan="off",  # entered by `_serve`, so that what it raises is told as it is
         log_config=None,
         access_log=False,

@@ -21,6 +21,12 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+ANY_ERROR: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorBody, "description": "Any other error; `internal` (500) is a fault of the service."}
+}
+"""The `responses` that every route has."""
+
+
 def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that answers with these codes, beside what every route can answer."""
     by_status: dict[int | str, dict[str, Any]] = {}
