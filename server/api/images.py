@@ -14,7 +14,7 @@ from models.registry import MODELS, Model, UnknownModelError, find_model
 from server.access import Caller
 from server.api._accept import best_type
 from server.api._dependencies import ServiceDependency, caller
-from server.api._multipart import read_file
+from server.api._multipart import file_pieces
 from server.api._openapi import errors
 from server.errors import ServiceError
 from server.memory import Take
@@ -96,12 +96,9 @@ async def upscale(
     kind = _wanted_type(request)
     task = _task(service, owner, network, TYPES[kind], quality)
     picture = bytearray()
-
-    def keep(piece: bytes) -> None:
+    async for piece in file_pieces(request, "image"):
         take(len(piece))
-        picture.extend(piece)
-
-    await read_file(request, "image", keep)
+        picture += piece
     received = time.monotonic()
     try:
         result = await service.workers.pictures.upscale(task, picture, take)

@@ -116,7 +116,7 @@ class Workers:
             await worker.aclose()
             raise
         except OSError as error:
-            log.error("no worker can be started: %s", error)
+            log.warning("no worker can be started: %s", error)
             raise ServiceError("busy", "no worker process can be started just now; try again", retry_after=5) from error
 
     async def _spawn(self, job: WorkerJob) -> Worker:
