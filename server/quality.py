@@ -7,7 +7,7 @@ FP32. FP16 has no engine on a CPU: its figures are PyTorch's, from `models.publi
 import argparse
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -52,11 +52,11 @@ Scores = dict[str, dict[str, dict[str, float]]]
 """Title of a model -> test set -> metric -> value."""
 
 
-def measure_pictures(data: Path) -> Scores:
-    """Scores every model in FP32 on every test set, and the INT8 graphs on every backend."""
+def measure_pictures(data: Path, titles: Container[str]) -> Scores:
+    """Scores the models of these titles in FP32 on every test set, and their INT8 graphs on every backend."""
     distance = find_distance(data, print)
     scores: Scores = {}
-    for model in MODELS:
+    for model in (model for model in MODELS if model.title in titles):
         runs = {model.title: ("openvino", "fp32")}
         if "int8" in model.precisions:
             runs |= {f"{model.title} int8 {backend}": (backend, "int8") for backend in CPU_BACKENDS}
@@ -176,6 +176,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("FOURFOLD_DATA", "../shared/data")))
     parser.add_argument("--sheets", type=Path, default=Path("sheets"), help="folder for contact sheets")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do anew; all by default")
+    titles = [model.title for model in MODELS]
+    parser.add_argument("--models", nargs="+", choices=titles, default=titles, help="score the pictures of these anew")
     arguments = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"pictures": {}, "clips": []}
     if "sheets" in arguments.parts:
@@ -184,7 +186,7 @@ def main() -> None:
         results["clips"] = measure_clips(arguments.data)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     if "pictures" in arguments.parts:
-        results["pictures"] = measure_pictures(arguments.data)
+        results["pictures"] |= measure_pictures(arguments.data, arguments.models)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     written = PAGE.read_text().partition(MARKER)[0]
     PAGE.write_text(f"{written}{MARKER}\n\n{render(results)}\n")
