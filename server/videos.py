@@ -159,7 +159,7 @@ def _within(ends: _Ends, limits: VideoLimits) -> Iterable[Any]:
 
 
 def _too_long(source: VideoSource, seconds: float, limit: float) -> UnsupportedError:
-    return UnsupportedError(f"it lasts {seconds:.0f} s, at most {limit:.0f} s are upscaled; cut it", source.path)
+    return UnsupportedError(f"it lasts {seconds:.1f} s, at most {limit:g} s are upscaled; cut it", source.path)
 
 
 def _open_here(spec: EngineSpec, options: VideoOptions, say: Say) -> AbstractContextManager[OpenedEngine]:

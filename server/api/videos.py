@@ -102,7 +102,8 @@ async def create(
 
     The answer comes when the upload is complete and its start could be read. The result is an MP4 file, kept for a day.
     """
-    service.check_ready()
+    if service.draining.is_set():  # an engine that is being started again is no reason to refuse: jobs wait for it
+        raise ServiceError("restart", "the service is shutting down; try again", retry_after=5)
     options = {
         "model": _model(model or service.settings.model, scale),
         "scale": scale,
