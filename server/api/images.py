@@ -105,7 +105,6 @@ async def upscale(
     except BaseException:
         service.metrics.frames_total.labels("image", "failed").inc()
         raise
-    picture.clear()
     return _Answer(service, result, network, kind, time.monotonic() - received)
 
 

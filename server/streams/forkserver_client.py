@@ -87,14 +87,16 @@ class Forkserver:
             self._end()
 
     def _take(self, message: dict[str, Any]) -> None:
-        if "pid" in message:
-            self._pids[message["id"]].set_result(message["pid"])
-        elif "failed" in message:
-            self._pids[message["id"]].set_exception(OSError(message["failed"]))
+        if "ready" in message:
+            self._ready.set_result(None)
         elif "exit_code" in message:
             self._exit_codes.pop(message["id"]).set_result(message["exit_code"])
+        elif (pid := self._pids.get(message["id"])) is None:
+            pass  # whoever asked for this worker does not wait any more
+        elif "pid" in message:
+            pid.set_result(message["pid"])
         else:
-            self._ready.set_result(None)
+            pid.set_exception(OSError(message["failed"]))
 
     def _end(self) -> None:
         """Hangs up, or notes that the other side has: no worker outlives its forkserver."""

@@ -84,7 +84,11 @@ class Workers:
         Raises:
             ServiceError: they cannot be started.
         """
-        await self.pictures.start()
+        try:
+            await self.pictures.start()
+        except BaseException:
+            await self.stop(0)
+            raise
 
     async def stop(self, grace_seconds: float) -> None:
         """Starts no more workers, waits for the running ones, and kills those that take longer than `grace_seconds`."""
@@ -111,9 +115,8 @@ class Workers:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:  # nobody will take the worker
-            worker = await starting
-            worker.kill()
-            await worker.aclose()
+            with suppress(OSError):
+                await (await starting).aclose()
             raise
         except OSError as error:
             log.warning("no worker can be started: %s", error)
