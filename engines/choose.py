@@ -95,6 +95,12 @@ def choose(
     return _choice(best, spec, f"{best.frame_ms:.3g} ms a frame in a trial; {', '.join(beaten) or 'no other'}")
 
 
+def is_decided(spec: EngineSpec, goal: Goal, cores: int, backend: str = "auto", precision: str = "auto") -> bool:
+    """Whether `choose` has its answer without trying anything: there is one candidate or none, or the result is remembered."""
+    candidates, _ = _candidates(spec, goal, cores, backend, precision)
+    return len(candidates) < 2 or _read(_path(spec, goal, candidates)) is not None
+
+
 def measured(
     spec: EngineSpec,
     goal: Goal,
@@ -105,7 +111,7 @@ def measured(
 ) -> list[Trial]:
     """All candidates, as for `choose`: the fastest one in its layouts, then the others, those that may not serve last."""
     candidates, _ = _candidates(spec, goal, cores, backend, precision)
-    path = cache_folder() / "trials" / f"{_key(spec, goal, candidates)}.json"
+    path = _path(spec, goal, candidates)
     stored = _read(path)
     if stored is not None:
         return stored
@@ -210,6 +216,11 @@ class _Racer:
 
 def _sorted(trials: list[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: float("inf") if trial.frame_ms is None else trial.frame_ms)
+
+
+def _path(spec: EngineSpec, goal: Goal, candidates: list[Trial]) -> Path:
+    """Where the result of these trials is kept."""
+    return cache_folder() / "trials" / f"{_key(spec, goal, candidates)}.json"
 
 
 def _key(spec: EngineSpec, goal: Goal, candidates: list[Trial]) -> str:

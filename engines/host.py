@@ -35,6 +35,7 @@ from engines.choose import choose
 from engines.parent import die_with_parent
 from engines.runner import BackendUnavailableError, EngineDeadError, EngineSpec, Goal, Graphs
 from engines.slots import FrameFormat, SlotPool
+from engines.trial import try_apart
 from models.colour import Colour
 from models.errors import FourfoldError
 from models.registry import Form
@@ -131,7 +132,9 @@ class Host:
             raise BackendUnavailableError(f"{request.graphs} is not served here; there is {', '.join(sorted(self.catalogue))}")
         width, height = (request.width, request.height) if request.lasting else (None, None)
         spec, options = EngineSpec(graphs, width, height, request.colour), self.options
-        choice = choose(spec, request.goal, options.cores, options.backend, options.precision, log.info)
+        wanted = (spec, request.goal, options.cores, options.backend, options.precision)
+        try_apart(*wanted)
+        choice = choose(*wanted)
         key, station = self.stations.get(choice.backend, choice.spec)
         device = find_backend(choice.backend).device()
         ready = EngineReady(graphs.title, graphs.form, graphs.scale, choice.backend, choice.spec.precision, device)

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import engines.backends
 import engines.choose
 from engines.backends import find_backend
-from engines.choose import choose, measured
+from engines.choose import choose, is_decided, measured
 from engines.runner import (
     Backend,
     BackendUnavailableError,
@@ -23,6 +24,7 @@ from engines.runner import (
     Precision,
     Runner,
 )
+from engines.trial import try_apart
 from tests.support.engines import spec_of
 
 
@@ -152,3 +154,16 @@ def test_real_engines_have_a_winner() -> None:
     assert all(trial.frame_ms for trial in trials)
     choice = choose(spec, "throughput", 1)
     assert (choice.backend, choice.spec.precision) == (trials[0].backend, trials[0].precision)
+
+
+def test_trials_in_a_process_of_their_own_decide_and_their_crash_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of("bicubic", 4, "rgb", None, None)
+    wanted: tuple[EngineSpec, Goal, int, str, str] = (spec, "latency", 1, "auto", "fp32")
+    assert not is_decided(*wanted)
+    try_apart(*wanted)
+    assert is_decided(*wanted)
+    assert choose(*wanted).spec.precision == "fp32"
+    unknown = (replace(spec, graphs=replace(spec.graphs, files={"fp32": spec.onnx, "int8": spec.onnx})), *wanted[1:4], "auto")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(BackendUnavailableError, match=r"bicubic-x4 ended with exit code 1; name the one to use"):
+        try_apart(*unknown)
