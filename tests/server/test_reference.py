@@ -1,0 +1,29 @@
+"""The page of settings, limits and codes says what the code does."""
+
+from dataclasses import fields
+from pathlib import Path
+
+from server.errors import CODES
+from server.keyfile import Limits
+from server.reference import TARGET, reference
+from server.settings import Settings
+
+SERVER = Path(__file__).parents[2] / "server"
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert TARGET.read_text() == reference(), "run python -m server.reference"
+
+
+def test_the_page_names_everything() -> None:
+    page = TARGET.read_text()
+    for name in (*Limits.__dataclass_fields__, *CODES):
+        assert f"| `{name}` |" in page
+    for name in Settings.model_fields:
+        assert f"| `FOURFOLD_{name.upper()}` |" in page
+
+
+def test_every_setting_and_every_limit_is_used() -> None:
+    source = "\n".join(path.read_text() for path in SERVER.rglob("*.py"))
+    assert [name for name in Settings.model_fields if f".{name}" not in source] == []
+    assert [limit.name for limit in fields(Limits) if f"limits.{limit.name}" not in source] == []
