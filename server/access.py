@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
+from typing import Any, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -39,6 +40,8 @@ class Caller:
         """Whether the scope was given; `admin` has all of them."""
         return scope in self.scopes or "admin" in self.scopes
 
+
+T = TypeVar("T")
 
 ANONYMOUS = Caller("anonymous", frozenset(SCOPES), Limits())
 """Everyone, where no keys are configured."""
@@ -78,11 +81,13 @@ class Keyring:
             return ANONYMOUS
         if not key:
             raise ServiceError("unauthorized", "an API key is needed: send the header Authorization: Bearer KEY")
-        self._guard.check(address)
-        found = self._find(hashed(key))
+        digest = hashed(key)
+        self._guard.check(address, digest)
+        found = self._find(digest)
         if found is None or found.expired(datetime.now(UTC)):
             self._guard.count(address)
             raise ServiceError("unauthorized", "this API key is unknown, revoked or expired; ask for a new one")
+        self._guard.remember(address, digest)
         return Caller(found.name, frozenset(found.scopes), found.limits)
 
     async def watch(self) -> None:
@@ -109,26 +114,39 @@ class Keyring:
 
 
 class _Guard:
-    """Slows the guessing of keys: an address with too many wrong ones has to wait."""
+    """Slows the guessing of keys: after too many wrong ones, an address can only use those that it has used before."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
+        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()  # when they came, by network
+        self._used: OrderedDict[tuple[str, str], None] = OrderedDict()  # network and hash of good keys
 
-    def check(self, address: str) -> None:
-        times = self._wrong.get(_network(address))
-        if not times or len(times) < WRONG_KEYS:
+    def check(self, address: str, digest: str) -> None:
+        """Raises: ServiceError: rate."""
+        network = _network(address)
+        times = self._wrong.get(network, ())
+        if len(times) < WRONG_KEYS or (network, digest) in self._used:
             return
         wait = times[0] + WRONG_KEYS_SECONDS - self._clock()
         if wait > 0:
             raise ServiceError("rate", f"{WRONG_KEYS} wrong API keys came from this address", retry_after=int(wait) + 1)
 
     def count(self, address: str) -> None:
-        times = self._wrong.setdefault(_network(address), deque(maxlen=WRONG_KEYS))
-        times.append(self._clock())
-        self._wrong.move_to_end(_network(address))
-        while len(self._wrong) > ADDRESSES:
-            self._wrong.popitem(last=False)
+        """Notes a wrong key."""
+        self._wrong.setdefault(_network(address), deque(maxlen=WRONG_KEYS)).append(self._clock())
+        _touch(self._wrong, _network(address))
+
+    def remember(self, address: str, digest: str) -> None:
+        """Notes a good key."""
+        self._used[_network(address), digest] = None
+        _touch(self._used, (_network(address), digest))
+
+
+def _touch(entries: OrderedDict[T, Any], key: T) -> None:
+    """Makes an entry the newest one, and forgets the oldest of too many."""
+    entries.move_to_end(key)
+    while len(entries) > ADDRESSES:
+        entries.popitem(last=False)
 
 
 def _network(address: str) -> str:

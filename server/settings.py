@@ -5,12 +5,13 @@ import tomllib
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.registry import MODELS
 from server.errors import SettingsError
 
 PREFIX = "FOURFOLD_"
@@ -25,6 +26,18 @@ Names = Annotated[
     NoDecode,
     BeforeValidator(lambda value: value.replace(",", " ").split() if isinstance(value, str) else value),
 ]
+EngineName = Literal["auto", "tensorrt", "torch", "onnxruntime-cuda", "openvino", "onnxruntime"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+
+
+def _known_model(name: str) -> str:
+    names = ["auto", *dict.fromkeys(model.name for model in MODELS)]
+    if name not in names:
+        raise ValueError(f"input should be {', '.join(names)}")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_known_model)]
 
 
 def _default_data_folder() -> Path:
@@ -59,11 +72,9 @@ class Settings(BaseSettings):
     )
     data_folder: File = Field(default_factory=_default_data_folder, description="Folder of jobs, uploads and results.")
 
-    model: str = Field("auto", description="Model of requests that name none: a model's name, or auto (the best PSNR).")
-    engine: str = Field(
-        "auto", description="Backend of the engine: auto, tensorrt, torch, onnxruntime-cuda, openvino, onnxruntime."
-    )
-    precision: str = Field("auto", description="Precision of the engine: auto, fp32, bf16, fp16 or int8.")
+    model: ModelName = Field("auto", description="Model of requests that name none: a model's name, or auto (the best PSNR).")
+    engine: EngineName = Field("auto", description="Backend of the engine; auto: the fastest that works here.")
+    precision: PrecisionName = Field("auto", description="Precision of the engine; auto: the fastest that is right.")
 
     max_image_bytes: int = Field(32 * MIB, gt=0, description="Bytes of one picture's request body.")
     max_image_pixels: int = Field(2048 * 2048, gt=0, description="Input pixels of one picture.")
@@ -151,7 +162,7 @@ def _check_variables() -> None:
 
 def _suggestion(key: str, known: list[str]) -> str:
     close = get_close_matches(key, known, 1)
-    return f"did you mean {close[0]}?" if close else "remove it (docs/settings.md lists what there is)"
+    return f"did you mean {close[0]}?" if close else "remove it (docs/reference.md lists what there is)"
 
 
 def _explained(error: ValidationError) -> str:

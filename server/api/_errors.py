@@ -6,9 +6,11 @@ from typing import Any, NoReturn
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 from starlette.websockets import WebSocket, WebSocketState
 
 from server.errors import ServiceError
@@ -39,6 +41,8 @@ def answer_of(
 ) -> JSONResponse:
     """The HTTP answer to an error."""
     headers = dict(framework_headers or {})
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:  # the framework only names those of the first route with this path
+        headers["Allow"] = ", ".join(_methods(connection))
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == HTTPStatus.UNAUTHORIZED:
@@ -68,6 +72,15 @@ def service_error_of(error: Exception) -> ServiceError:
     if isinstance(error, HTTPException):
         return MESSAGES.get(error.status_code) or ServiceError("bad_request", str(error.detail))
     return ServiceError("internal", "the service failed here; tell its operator the request id")
+
+
+def _methods(connection: HTTPConnection) -> list[str]:
+    """Those that the path of a request knows."""
+    found = set[str]()
+    for route in iter_route_contexts(connection.app.routes):
+        if route.path and compile_path(route.path)[0].match(connection.scope["path"]):
+            found |= route.methods or set()
+    return sorted(found)
 
 
 async def _pass(_connection: object, error: Exception) -> NoReturn:

@@ -193,8 +193,19 @@ def test_guessing_is_slowed(keys: Path) -> None:
     assert error.retry_after is not None
     assert refused(keyring, key).code == "rate"  # or the answer would tell that the guess was right
     assert keyring.caller(key, "192.0.2.2").name == "studio"  # others notice nothing
+    assert refused(keyring, key).code == "rate"
     clock.now += error.retry_after
     assert keyring.caller(key, "192.0.2.1").name == "studio"
+
+
+def test_who_shares_an_address_with_a_guesser_stays_in(keys: Path) -> None:
+    key, other = (add_key(keys, name, ["images"], None, Limits()) for name in ("studio", "other"))
+    keyring = Keyring(keys)
+    keyring.caller(key, "192.0.2.1")
+    for _ in range(WRONG_KEYS):
+        refused(keyring, "ff_wrong")
+    assert keyring.caller(key, "192.0.2.1").name == "studio"
+    assert refused(keyring, other).code == "rate"
 
 
 def test_slow_typing_is_no_guessing(keys: Path) -> None:

@@ -111,6 +111,7 @@ async def test_one_form_for_all(
 async def test_what_helps_is_in_the_headers(client: httpx.AsyncClient) -> None:
     assert (await client.get("/refuses")).headers["Retry-After"] == "7"
     assert (await client.delete("/v1/models")).headers["Allow"] == "GET"
+    assert (await client.put("/v1/videos")).headers["Allow"] == "GET, POST"
 
 
 @pytest.mark.anyio

@@ -5,12 +5,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from engines.backends import BACKENDS
+from engines.runner import Precision
 from server.errors import SettingsError
 from server.keyfile import Limits, add_key
-from server.settings import Settings, load_settings
+from server.settings import EngineName, PrecisionName, Settings, load_settings
 
 SECRET = "ff_canary-canary-canary-canary-canary-canary"
 
@@ -79,6 +82,8 @@ def test_data_lies_where_the_desktop_rules_say(tmp_path: Path, monkeypatch: pyte
         ("FOURFOLD_PORT", "eighty", ("FOURFOLD_PORT", "eighty", "integer")),
         ("FOURFOLD_MAX_STREAMS", "0", ("FOURFOLD_MAX_STREAMS", "greater than 0")),
         ("FOURFOLD_ALLOW_ANONYMOUS", "perhaps", ("FOURFOLD_ALLOW_ANONYMOUS", "perhaps", "boolean")),
+        ("FOURFOLD_ENGINE", "steam", ("FOURFOLD_ENGINE", "steam", "openvino")),
+        ("FOURFOLD_MODEL", "magic", ("FOURFOLD_MODEL", "magic", "xlsr, swift-srgan")),
         ("FOURFOLD_MAX_STREAM", "3", ("FOURFOLD_MAX_STREAM ", "did you mean FOURFOLD_MAX_STREAMS?")),
         ("FOURFOLD_COLOUR_OF_THE_SKY", "blue", ("FOURFOLD_COLOUR_OF_THE_SKY", "no setting")),
         ("FOURFOLD_CONFIG", "/nowhere.toml", ("FOURFOLD_CONFIG", "/nowhere.toml", "No such file")),
@@ -109,6 +114,11 @@ def test_a_wrong_file_is_told_the_same_way(
     message = refusal()
     for part in told:
         assert part in message
+
+
+def test_engines_and_precisions_are_those_there_are() -> None:
+    assert get_args(EngineName) == ("auto", *BACKENDS)
+    assert get_args(PrecisionName) == ("auto", *get_args(Precision))
 
 
 @pytest.mark.parametrize("variable", ["FOURFOLD_API_KEYS_FILE", "FOURFOLD_TLS_KEY", "FOURFOLD_API_KEY"])
