@@ -137,7 +137,10 @@ class AsyncChannel:
             await self._writer.wait_closed()
 
     async def _send(self, kind: Kind, *parts: memoryview) -> None:
-        self._writer.writelines([_header(kind, parts), *parts])
+        # Not writelines: in Python 3.12, before 3.12.9, it knows no high-water mark, and drain would not wait (CVE-2024-12254).
+        self._writer.write(_header(kind, parts))
+        for part in parts:
+            self._writer.write(part)
         await self._writer.drain()
 
 

@@ -1,5 +1,6 @@
 """Pictures over HTTP, from a real service: the right pixels, clear refusals, and no picture that harms another one."""
 
+import asyncio
 import io
 import os
 import re
@@ -18,7 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from server.app import create_app
 from server.images import ImageUpscaler
+from server.settings import Settings
 from tests.support.bystander import unharmed
 from tests.support.pictures import encoded, hostile_pictures, ramp
 from tests.support.service import RunningService, running_service
@@ -268,6 +271,17 @@ def test_the_documentation_says_what_goes_in_and_out(service: RunningService) ->
     assert {"image/png", "image/jpeg", "image/webp", "multipart/form-data"} <= call["requestBody"]["content"].keys()
     assert call["responses"]["200"]["content"].keys() == {"image/png", "image/jpeg", "image/webp"}
     assert "X-Fourfold-Model" in call["responses"]["200"]["headers"] and "curl" in call["description"]
+
+
+@pytest.mark.anyio
+async def test_the_event_loop_is_never_held_up(tmp_path: Path) -> None:
+    app = await asyncio.to_thread(create_app, Settings(data_folder=tmp_path, image_workers=1, **ENGINE))
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://service/v1") as client:
+        file = encoded(ramp(300, 300), "PNG")
+        for body in ({"content": file}, multipart(("image", file))):
+            opened(await client.post("/images", params=BICUBIC, **body))
+        assert (await client.post("/images", content=b"no picture")).status_code == 415
 
 
 @contextmanager
