@@ -124,8 +124,8 @@ class _Guard:
     def check(self, address: str, digest: str) -> None:
         """Raises: ServiceError: rate."""
         network = _network(address)
-        times = self._wrong.get(network, ())
-        if len(times) < WRONG_KEYS or (network, digest) in self._used:
+        times = self._wrong.get(network)
+        if not times or len(times) < WRONG_KEYS or (network, digest) in self._used:
             return
         wait = times[0] + WRONG_KEYS_SECONDS - self._clock()
         if wait > 0:

@@ -32,7 +32,7 @@ async def _admit(connection: HTTPConnection, websocket: WebSocket | None) -> Non
     if scope["path"] not in PUBLIC:
         address = connection.client.host if connection.client else ""
         scope["state"]["caller"] = service.keyring.caller(_key_of(connection), address)
-    if refusal := scope["state"].get("refusal"):  # of the connection, see `server.listener`
+    if refusal := scope["state"].get("refusal"):  # of the connection, see `server.connection`
         raise refusal
     if service.draining.is_set() and scope.get("method", "POST") == "POST":
         if websocket:  # its client is to see the close code that sessions end with now

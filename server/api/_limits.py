@@ -62,7 +62,7 @@ class _Body:
             raise ServiceError("slow_body", f"no byte came for {waited}; {self._received} bytes had come") from None
         self._received += len(message.get("body", b""))
         self._check(self._received, limit)
-        if refusal := self._scope["state"].get("refusal"):  # of the protocol, see server.listener
+        if refusal := self._scope["state"].get("refusal"):  # of the connection, see `server.connection`
             raise refusal
         self._complete = not message.get("more_body", False)
         return message

@@ -32,6 +32,7 @@ from server.settings import Settings
 from tests.support.service import RunningService, running_service
 
 PUBLIC = {"/health/live"}
+PROXY = "127.0.9.1"
 CANARY = "ff_canary-canary-canary-canary-canary-canary0"
 
 
@@ -295,7 +296,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     keys = folder / "keys.json"
     root = add_key(keys, "root", ["admin"], None, Limits())
     add_key(keys, "old", ["admin"], datetime.now(UTC) - timedelta(days=1), Limits())
-    with running_service(folder, key=root, api_keys_file=keys) as service:
+    with running_service(folder, key=root, api_keys_file=keys, trusted_proxies=[PROXY]) as service:
         yield Guarded(service, keys)
 
 
@@ -405,6 +406,16 @@ def test_guessing_over_http_is_slowed(guarded: Guarded) -> None:
     assert 0 < int(answers[-1].headers["Retry-After"]) <= WRONG_KEYS_SECONDS + 1
     with guarded.client(guarded.service.key) as bystander:
         assert bystander.get("/v1/models").status_code == 200
+
+
+def test_a_trusted_proxy_says_who_guesses(guarded: Guarded) -> None:
+    def status(came_from: str, said: str) -> int:
+        with guarded.client("ff_wrong", came_from) as client:
+            return client.get("/v1/models", headers={"X-Forwarded-For": said}).status_code
+
+    assert [status(PROXY, "198.51.100.1") for _ in range(WRONG_KEYS + 1)][-1] == 429
+    assert status(PROXY, "198.51.100.2") == 401
+    assert [status("127.0.9.2", f"198.51.100.{number}") for number in range(WRONG_KEYS + 1)][-1] == 429  # anyone can say that
 
 
 @pytest.mark.parametrize("offered", [None, "fourfold.bearer.ff_wrong"])
