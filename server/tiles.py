@@ -14,8 +14,8 @@ from models.resize import UInt8Image
 MARGIN = 48
 """Input pixels around a tile that its result depends on: SwiftSRGAN, whose view is the widest, sees 40 in each direction."""
 
-TILE_PIXELS = 1 << 20
-"""Input pixels of a tile, margins included, at most: what an engine is asked for in one call."""
+TILE_PIXELS = 1 << 18
+"""Input pixels of a tile, margins included, at most. It bounds how long an engine is busy with one call, and its memory."""
 
 UpscaleTile = Callable[[UInt8Image], UInt8Image]
 """[h, w, 3] -> [scale * h, scale * w, 3], which may be overwritten by the next call."""
