@@ -145,9 +145,9 @@ class JobStore:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(self._database))
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise ServiceError("storage", "the disk of the service is full; tell its operator") from error
-            raise
+            full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+            why = "the disk of the service is full" if full else "the service cannot file its jobs"
+            raise ServiceError("storage", f"{why}; try later, or tell its operator") from error
 
     def _open(self) -> None:
         try:

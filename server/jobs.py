@@ -11,10 +11,11 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from server.errors import ServiceError, SettingsError
 from server.job_store import Job, JobStore, Outcome
@@ -33,7 +34,9 @@ CHECKS = 2  # uploads that are looked at at once
 CHECK_SECONDS = 10.0  # that opening an upload may take
 STALL_SECONDS = 120.0  # without a frame, until a worker is given up
 MEASURE_SECONDS = 1.0  # between two looks at the size of a result in the making
-RETRY_SECONDS = 30  # what a client is told to wait when the queue is full
+RETRY_SECONDS = 30  # what a client waits when the queue is full, and the queue when the disk is
+
+T = TypeVar("T")
 
 Heed = Callable[[dict[str, Any]], Awaitable[None]]
 """Takes what a worker says on its way."""
@@ -172,7 +175,7 @@ class Jobs:
         while not self._stopping:
             await self._queued.acquire()
             async with self._claiming:
-                job = None if self._stopping else await self._store.claim()
+                job = None if self._stopping else await _insisted(self._store.claim)
                 if job is None:
                     continue
                 running = self._running[job.id] = asyncio.create_task(self._outcome(job), name="job")
@@ -189,12 +192,12 @@ class Jobs:
         except asyncio.CancelledError:
             running.cancel()
             await asyncio.wait([running])
-            await self._store.set_state(job.id, "queued")
+            await self._store.set_state(job.id, "queued")  # if this fails, the next start finds it running, and does the same
             raise
         if running.cancelled():  # removed by its owner
             return
         outcome = running.result()
-        state = await self._store.end(job.id, outcome)
+        state = await _insisted(lambda: self._store.end(job.id, outcome))
         log.info("a video of %s is %s%s", job.owner, state, f": {outcome.error['code']}" if outcome.error else "")
         self._set_expiry(replace(job, state=state, finished=time.time()))
 
@@ -211,7 +214,8 @@ class Jobs:
         except Exception:
             log.exception("a video of %s failed", job.owner)
             fault = ServiceError("internal", "the service failed on this video; tell its operator")
-        await finished(self.storage.keep_only, job.folder)
+        with suppress(OSError):
+            await finished(self.storage.keep_only, job.folder)
         self._metrics.stream_faults_total.labels(fault.code).inc()
         return replace(self._progress[job.id], error={"code": fault.code, "message": fault.message})
 
@@ -269,7 +273,7 @@ class Jobs:
             await asyncio.sleep(min(60.0, self._settings.job_retention_seconds / 10))
             now = time.monotonic()
             for job_id, folder in [(job_id, folder) for job_id, (when, folder) in self._expiries.items() if when <= now]:
-                await self._forget(job_id, folder)
+                await _insisted(partial(self._forget, job_id, folder))
 
     async def _forget(self, job_id: str, folder: str) -> None:
         self._expiries.pop(job_id, None)
@@ -294,6 +298,16 @@ async def _heard(worker: Worker, patience: float) -> dict[str, Any]:
         )
     message: dict[str, Any] = json.loads(received[1])
     return message
+
+
+async def _insisted(call: Callable[[], Awaitable[T]]) -> T:
+    """What `call` gives, once it does: the disk may be full now, and jobs go on when it is not."""
+    while True:
+        try:
+            return await call()
+        except ServiceError as error:
+            log.error("the state of a job could not be filed: %s", error.message)
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _ignore(message: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ class Storage:
         self.charge(name, _size(self.path(name)))
 
     def keep_only(self, name: str, *kept: str) -> None:
-        """Removes all files of a folder but those named."""
+        """Removes all files of a folder but those named. Raises: OSError: the disk failed, or there is no folder."""
         for path in self.path(name).iterdir():
             if path.name not in kept:
                 path.unlink()

@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 from server.media import _subtitles
 from server.media.decode import VideoSource
 from server.media.encoders import ENCODERS, EncoderSettings, choose
-from server.media.errors import EncoderError, OutputError, StorageError
+from server.media.errors import EncoderError, OutputError, PacketError, StorageError
 
 __all__ = ["CONTAINERS", "ENCODERS", "EncoderSettings", "VideoSink"]
 
@@ -189,7 +189,7 @@ class VideoSink:
             stream.codec_context.open()
         except (av.FFmpegError, ValueError) as error:
             raise EncoderError(
-                f"{self.encoder} refuses {width}x{height} with {options} ({error}); change the preset, the crf or the encoder"
+                f"{self.encoder} refuses {width}x{height} with {options} ({_why(error)}); change preset, crf or encoder"
             ) from error
         return stream
 
@@ -282,7 +282,7 @@ class VideoSink:
         try:
             return self._video.encode(frame)
         except av.FFmpegError as error:
-            raise EncoderError(f"{self.encoder} failed at frame {self.frames} ({error}); try another encoder") from error
+            raise EncoderError(f"{self.encoder} failed at frame {self.frames} ({_why(error)}); try another encoder") from error
 
     def _mux(self, packets: "list[Packet[Any]]") -> None:
         assert self._output is not None
@@ -296,10 +296,13 @@ class VideoSink:
         except (av.FFmpegError, OSError, ValueError) as error:
             if getattr(error, "errno", None) in _FULL:
                 raise StorageError("no space left for it; free some, or choose another folder", self.path) from error
-            why = getattr(error, "strerror", None) or str(error)  # FFmpeg's errors name the file, too
-            raise OutputError(
-                f"writing failed at frame {self.frames} ({why}); try .mkv or another folder", self.path
-            ) from error
+            if isinstance(error, (av.error.ArgumentError, av.error.InvalidDataError, ValueError)):
+                problem = (
+                    f"{self._format} refuses a packet at frame {self.frames} ({_why(error)}); repair the input, or try .mkv"
+                )
+                raise PacketError(problem, self.path) from error
+            problem = f"writing failed at frame {self.frames} ({_why(error)}); try another folder"
+            raise OutputError(problem, self.path) from error
 
 
 def _container_of(path: Path) -> str:
@@ -307,6 +310,11 @@ def _container_of(path: Path) -> str:
         return CONTAINERS[path.suffix.lower()]
     except KeyError:
         raise OutputError(f"we do not write {path.suffix or 'that'}; name it {', '.join(CONTAINERS)}", path) from None
+
+
+def _why(error: Exception) -> str:
+    """What FFmpeg or the system says, without the file's name."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _lasting(metadata: dict[str, str]) -> dict[str, str]:

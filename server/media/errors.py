@@ -8,6 +8,7 @@ MediaError
 │   └── DimensionsError   the picture is too large or too small
 ├── EncoderError          the encoder is unknown, missing or refuses its settings
 └── OutputError           the output cannot be written
+    ├── PacketError       the output's container refuses what the input holds
     └── StorageError      the disk is full
 
 Knows nothing of what the files are used for.
@@ -72,6 +73,12 @@ class OutputError(MediaError):
     """The output cannot be written: no such folder, no permission, a container we do not write."""
 
     code = "internal"
+
+
+class PacketError(OutputError):
+    """The output's container refuses a packet of the input: that is damaged, or does not fit."""
+
+    code = "unreadable"
 
 
 class StorageError(OutputError):

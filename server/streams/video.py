@@ -15,8 +15,9 @@ from typing import Any
 
 from engines.runner import BackendUnavailableError, EngineDeadError, EngineError, EngineSpec, InferenceError
 from models.errors import FourfoldError
+from server.catalogue import cores
 from server.media.encode import EncoderSettings
-from server.media.errors import MediaError, OutputError, StorageError, UnsupportedError
+from server.media.errors import EncoderError, MediaError, StorageError, UnsupportedError
 from server.streams.wire import Channel
 from server.video_engines import OpenedEngine, open_remote
 from server.videos import VideoLimits, VideoOptions, check_video, upscale_video
@@ -25,6 +26,7 @@ PROGRESS_SECONDS = 0.2  # between two messages, at least
 WAITING_SECONDS = 1.0  # between two signs of life while there is no engine
 ENGINE_SECONDS = 600.0  # that an engine may stay away
 RECONNECT_SECONDS = 0.25
+ENCODER_THREADS = 8  # at most: each takes memory, some of them as much as three pictures
 ENGINE_DEATHS = 5  # in the middle of one job, after which it is no more started again: it may be what kills them
 
 
@@ -33,13 +35,13 @@ def run(channel: Channel, engine_address: str, options: dict[str, Any]) -> None:
     try:
         channel.send_json({"done": _work(channel, engine_address, options)})
     except (FourfoldError, MemoryError) as error:
-        code, message = _told(error)
+        code, message = _told(error, was_checked=options["task"] == "upscale")
         channel.send_json({"error": {"code": code, "message": message}})
 
 
 def _work(channel: Channel, engine_address: str, options: dict[str, Any]) -> dict[str, Any]:
     paths = Path(options["source"]), Path(options["target"])
-    settings = EncoderSettings(options["encoder"], options["crf"])
+    settings = EncoderSettings(options["encoder"], options["crf"], threads=min(cores(), ENCODER_THREADS))
     chosen = VideoOptions(options["model"], options["scale"], height=options["height"], encoder=settings)
     limits = VideoLimits(**options["limits"])
     if options["task"] == "check":
@@ -112,17 +114,17 @@ def _alive(channel: Channel) -> Iterator[None]:
         thread.join()
 
 
-def _told(error: FourfoldError | MemoryError) -> tuple[str, str]:
+def _told(error: FourfoldError | MemoryError, was_checked: bool) -> tuple[str, str]:
     """Code and message for the client, who knows none of our paths."""
+    limit = f"{resource.getrlimit(resource.RLIMIT_DATA)[0] >> 20} MiB of memory"
     short_of_memory = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
     if short_of_memory and not isinstance(error, UnsupportedError):
-        limit = resource.getrlimit(resource.RLIMIT_DATA)[0] >> 20
-        return "unsupported", f"it needs more than {limit} MiB of memory; scale it down, or choose another encoder or scale"
+        return "unsupported", f"it needs more than {limit}; take a smaller scale or height, or another encoder"
+    if isinstance(error, EncoderError) and was_checked:  # it took size and settings; libraries do not say what they lack then
+        return "encoder", f"{error.problem}, or a smaller scale or height: it has {limit}"
     if isinstance(error, StorageError):
         return "storage", "the disk of the service is full; try later, or tell its operator"
-    if isinstance(error, OutputError):
-        return "internal", "the result could not be written; tell the operator of the service"
-    if isinstance(error, MediaError):
+    if isinstance(error, MediaError) and error.code != "internal":
         return error.code, error.problem
     if isinstance(error, InferenceError):
         return "bad_output", "the engine failed on a frame of this video; try another model"

@@ -241,7 +241,7 @@ async def test_removing_a_running_job_ends_its_worker(tmp_path: Path, engine: En
     async with bench(tmp_path, engine) as b:
         job, waiting, last = await b.add(long), await b.add(long), await b.add(short)
         await b.under_way(job)
-        for removed in (job, waiting):
+        for removed in (waiting, job):
             await b.jobs.remove(removed.id, "ann")
             with pytest.raises(ServiceError) as caught:
                 await b.jobs.find(removed.id, "ann")
