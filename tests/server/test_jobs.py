@@ -429,3 +429,14 @@ async def test_a_file_of_jobs_that_cannot_be_used_is_named(tmp_path: Path, engin
     with pytest.raises(JobStoreError, match="cannot be used"):
         async with bench(tmp_path, engine):
             pass
+
+
+async def test_an_upload_that_takes_too_long_to_open_is_refused(
+    tmp_path: Path, engine: EngineProcess, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.jobs.CHECK_SECONDS", 0.001)
+    async with bench(tmp_path, engine) as b:
+        with pytest.raises(ServiceError) as caught:
+            await b.check(short)
+        assert (caught.value.code, caught.value.status) == ("decode_timeout", 504)
+        assert await b.files() == []
