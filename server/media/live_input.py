@@ -113,7 +113,7 @@ def open_input(name: Format, width: int | None, height: int | None, limits: Fram
         name: of the format.
         width: in pixels; raw formats need it.
         height: likewise.
-        limits: see there.
+        limits: see there; width and height keep to them.
     """
     if name == "h264":
         return _H264(limits)
@@ -121,8 +121,6 @@ def open_input(name: Format, width: int | None, height: int | None, limits: Fram
         return _OneByOne(lambda payload: _Jpeg(payload, limits))
     if name == "png":
         return _OneByOne(lambda payload: _Png(payload, limits))
-    assert width and height
-    limits.check(width, height)
     shape = announced_shape(name, width, height)
     assert shape
     return _OneByOne(lambda payload: _Raw(payload, shape))

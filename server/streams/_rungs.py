@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from engines.host import EngineReady, EngineRequest
 from engines.runner import EngineDeadError, EngineError, Plane, Planes
@@ -20,6 +21,9 @@ SLOTS = 4
 """Frames of one stream on their way at once: one being filled, one being computed, one that waits, one being encoded."""
 
 RETRY_SECONDS = 0.5
+
+OPEN_SECONDS = 1.0
+"""How long a live stream waits for its engine before it goes on with interpolation: one that was never tried takes longer."""
 
 FALLBACK = "bicubic"
 """The model that needs no engine."""
@@ -37,6 +41,8 @@ class LiveEngine(Protocol):
     def submit(self, slot: Slot, deadline: float | None = None, droppable: bool = False) -> Future[float]: ...
     def close(self) -> None: ...
 
+
+T = TypeVar("T")
 
 OpenEngine = Callable[[EngineRequest], LiveEngine]
 
@@ -84,8 +90,7 @@ class NetworkRung:
         try:
             future = self._engine.submit(slot, deadline, droppable)
         except EngineDeadError as error:
-            future = Future()
-            future.set_exception(error)
+            future = _failed(error)
         future.add_done_callback(self._notice)
         return future
 
@@ -100,10 +105,17 @@ class NetworkRung:
 class BicubicRung:
     """swscale in this process, and a look-out for the engine to come back."""
 
-    def __init__(self, frames: FrameFormat, reopen: Callable[[], LiveEngine]) -> None:
+    def __init__(
+        self, frames: FrameFormat, reopen: Callable[[], LiveEngine], opening: Future[LiveEngine] | None = None
+    ) -> None:
+        """Args:
+        frames: of its slots.
+        reopen: tries to have an engine.
+        opening: a try that is under way.
+        """
         self.model, self.reason, self.engine, self.precision = FALLBACK, ENGINE_GONE, "swscale", "int16"
         self.pool, self.since, self.dead = SlotPool(frames, SLOTS), time.monotonic(), False
-        self._bicubic, self._reopen = Bicubic(frames.form, frames.scale), reopen
+        self._bicubic, self._reopen, self._opening = Bicubic(frames.form, frames.scale), reopen, opening
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._engine: LiveEngine | None = None
         threading.Thread(target=self._look_out, name="look-out", daemon=True).start()
@@ -126,16 +138,19 @@ class BicubicRung:
         self.pool.close()
 
     def _look_out(self) -> None:
-        while not self._closed.wait(RETRY_SECONDS):
+        opening = self._opening or _failed(EngineDeadError("it is gone"))
+        while not self._closed.is_set():
             try:
-                engine = self._reopen()
+                engine = opening.result()
             except EngineDeadError:
-                continue
+                self._closed.wait(RETRY_SECONDS)
+                opening = _settled(self._reopen)
             except EngineError:  # it says no, and will again
                 return
-            with self._lock:
-                self._engine = engine
-            break
+            else:
+                with self._lock:
+                    self._engine = engine
+                break
         if self._closed.is_set():
             self._close_engine()
 
@@ -164,6 +179,7 @@ class Ladder:
 
     model: str
     scale: int
+    patient: bool  # frames can wait for the engine
     open_engine: OpenEngine
 
     def find(self, shape: Shape) -> Rung:
@@ -172,15 +188,17 @@ class Ladder:
         Raises:
             EngineError: the engine says no.
         """
+        opening = Future[LiveEngine]()
+        threading.Thread(target=_settle, args=(opening, partial(self._open, shape)), name="opening", daemon=True).start()
         try:
-            return NetworkRung(self.model, self._open(shape))
-        except EngineDeadError:
-            return self._fallback(shape)
+            return NetworkRung(self.model, opening.result(None if self.patient else OPEN_SECONDS))
+        except (EngineDeadError, TimeoutError):
+            return BicubicRung(self.frames(shape), partial(self._open, shape), opening)
 
     def better(self, rung: Rung, shape: Shape) -> Rung | None:
         """What to use in place of `rung` from now on, if anything: it is dead, or the engine is back."""
         if rung.dead:
-            return self._fallback(shape)
+            return BicubicRung(self.frames(shape), partial(self._open, shape))
         if isinstance(rung, BicubicRung) and (engine := rung.engine_back()):
             return NetworkRung(self.model, engine)
         return None
@@ -189,9 +207,25 @@ class Ladder:
         """What the slots of a rung hold."""
         return FrameFormat(shape.form, self.scale, shape.width, shape.height)
 
-    def _fallback(self, shape: Shape) -> BicubicRung:
-        return BicubicRung(self.frames(shape), lambda: self._open(shape))
-
     def _open(self, shape: Shape) -> LiveEngine:
         graphs = f"{self.model}-x{self.scale}-{shape.form}"
         return self.open_engine(EngineRequest(graphs, shape.width, shape.height, shape.colour, "latency", SLOTS))
+
+
+def _settle(future: Future[T], call: Callable[[], T]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _settled(call: Callable[[], T]) -> Future[T]:
+    future = Future[T]()
+    _settle(future, call)
+    return future
+
+
+def _failed(error: Exception) -> Future[Any]:
+    future = Future[Any]()
+    future.set_exception(error)
+    return future

@@ -49,9 +49,8 @@ def run(
         Exception: a fault in here.
     """
     hush()
-    session = _Session(channel, LiveOptions.model_validate(options), partial(connect, engine_address))
     try:
-        session.run()
+        _Session(channel, LiveOptions.model_validate(options), partial(connect, engine_address)).run()
     except Closed:
         return
     except (MediaError, ServiceError) as error:
@@ -62,12 +61,17 @@ class _Session:
     """The threads of a session and what lies between them."""
 
     def __init__(self, channel: Channel, options: LiveOptions, open_engine: OpenEngine) -> None:
+        """Raises: DimensionsError: the size that was announced is not upscaled."""
         start = options.start
         limits = FrameLimits(start.scale, options.pixels, options.output_pixels)
+        if start.input.width and start.input.height:
+            limits.check(start.input.width, start.input.height)
         self._inbox = Inbox[Input](options.frame_queue, evicts=start.late == "drop")
         self._outbox = Outbox()
         self._intake = Intake(channel, options, limits, self._inbox, self._outbox)
-        self._filling = _Filling(options, Ladder(options.model, start.scale, open_engine), self._inbox, self._outbox)
+        self._filling = _Filling(
+            options, Ladder(options.model, start.scale, start.late == "keep", open_engine), self._inbox, self._outbox
+        )
         self._delivery = Delivery(channel, options, self._outbox)
 
     def run(self) -> None:
