@@ -21,7 +21,7 @@ from server.bench.measure import Spread, digits, spread
 from server.bench.own_service import OwnService, own_service
 from server.streams.protocol import END, HEADER_BYTES, Header, parse_header
 
-PICTURE, FRAME = (960, 540), (480, 270)  # input pixels
+PICTURE, FRAME, SMALL = (960, 540), (480, 270), (120, 68)  # input pixels
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ServiceBench:
         streams: at once, for memory and latency.
         fps: of each.
         seconds: of each.
-        soak_pictures, soak_sessions: before memory is looked at again.
+        soak_pictures, soak_sessions: small pictures, and sessions of one frame, before memory is looked at again.
     """
 
     model: str
@@ -87,11 +87,11 @@ def _noise(size: tuple[int, int], seed: int = 0) -> bytes:
     return file.getvalue()
 
 
-def _picture(service: OwnService) -> float:
+def _picture(service: OwnService, size: tuple[int, int] = PICTURE) -> float:
     """Milliseconds that a picture takes to come back as JPEG."""
     connection = HTTPConnection("127.0.0.1", service.port, timeout=60)
-    started = time.perf_counter()
-    connection.request("POST", "/v1/images", _noise(PICTURE), {"Content-Type": "image/jpeg", "Accept": "image/jpeg"})
+    picture, started = _noise(size), time.perf_counter()
+    connection.request("POST", "/v1/images", picture, {"Content-Type": "image/jpeg", "Accept": "image/jpeg"})
     answer = connection.getresponse()
     body, took = answer.read(), 1000 * (time.perf_counter() - started)
     connection.close()
@@ -183,7 +183,7 @@ def _soak(service: OwnService, bench: ServiceBench) -> dict[str, Any]:
     figures: list[dict[str, int]] = []
     for share in (0.25, 0.75):
         for _ in range(round(share * bench.soak_pictures)):
-            _picture(service)
+            _picture(service, SMALL)
         for _ in range(round(share * bench.soak_sessions)):
             with _session(service) as socket:
                 socket.send(Header(0).pack() + _noise(FRAME))
@@ -208,7 +208,7 @@ def summary(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("frames of these sent / answered / dropped", f"{streams['sent']} / {streams['answered']} / {streams['dropped']}"),
         ("memory for each of these streams", _mib(streams["bytes_each"])),
         (
-            f"memory after {settings['soak_pictures']} pictures and {settings['soak_sessions']} sessions",
+            f"memory after {settings['soak_pictures']} small pictures and {settings['soak_sessions']} sessions of a frame",
             f"{_mib(last['bytes'])}, after a quarter of them {_mib(first['bytes'])}",
         ),
         ("descriptors then", f"{last['descriptors']}, after a quarter {first['descriptors']}"),

@@ -19,9 +19,10 @@ from server.bench.machine import describe
 from server.bench.measure import flood, ratios, spread
 from server.bench.peers import STOCK
 from server.bench.pipeline import PipelineBench, bench_pipeline
-from server.bench.plots import draw
+from server.bench.plots import PLOTTED, draw
 from server.bench.render import MARKER, WANTED, load, page
 from server.bench.roofline import Needs, count
+from server.bench.service import ServiceBench, bench_service
 from server.bench.streams import Stamp, evaluate
 from server.bench.tables import text
 from server.catalogue import find_graphs
@@ -48,7 +49,8 @@ def test_the_page_is_what_the_results_give() -> None:
     written = (ROOT / "docs/performance.md").read_text()
     results = load(ROOT / "bench/results")
     assert written.partition(MARKER)[2].strip() == page(results).strip()
-    assert {path.stem for path in (ROOT / "docs").glob("bench-*.svg")} == set(results)
+    plotted = {name for name, result in results.items() if result["kind"] in PLOTTED}
+    assert {path.stem for path in (ROOT / "docs").glob("bench-*.svg")} == plotted
 
 
 def test_what_was_never_measured_is_listed_until_it_is(engines: Result) -> None:
@@ -176,10 +178,21 @@ def test_wrong_sizes_and_unknown_peers_are_refused() -> None:
         bench_engines(EngineBench(peers=("Topaz",)), print)
 
 
+def test_a_service_is_measured_from_outside() -> None:
+    said = list[str]()
+    result = bench_service(ServiceBench("bicubic", 2, 2, 2, 10, 1, 8, 4), said.append)
+    assert result["kind"] == "service" and "ready after" in said[0]
+    streams, soak = result["streams"], result["soak"]
+    assert streams["sent"] == 20 == streams["answered"] + streams["dropped"]
+    assert 0 < streams["latency_ms"]["p50"] <= streams["latency_ms"]["max"]
+    assert result["idle_bytes"] > 0 and soak["after_all"]["bytes"] > 0 and soak["processes"] >= 4
+    assert "2 streams of 480x270 JPEG at 10 frames/s | p50" in text(result)
+
+
 def test_bench_alone_says_what_there_is() -> None:
     command = [sys.executable, "-m", "server.cli", "bench"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "engines" in said.stdout + said.stderr and "pipeline" in said.stdout + said.stderr
+    assert all(name in said.stdout + said.stderr for name in ("engines", "pipeline", "service"))
 
 
 class SwitchableBackend(OpenVINOBackend):
