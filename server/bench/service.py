@@ -5,7 +5,8 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -110,17 +111,18 @@ def _sessions(service: OwnService, count: int) -> dict[str, Any]:
     return {"ready_ms": spread(waits), "cpu_ms": digits(1000 * (service.cpu_seconds() - before) / count)}
 
 
-def _session(service: OwnService, fps: float = 30) -> ClientConnection:
+@contextmanager
+def _session(service: OwnService, fps: float = 30) -> Iterator[ClientConnection]:
     """A session that is ready for frames."""
     width, height = FRAME
-    socket = connect(f"ws://127.0.0.1:{service.port}/v1/stream", max_size=None, compression=None)
     words = {"format": "jpeg", "width": width, "height": height}
     start = {"type": "start", "scale": 4, "fps": fps, "input": words, "output": {"format": "jpeg"}, "late": "drop"}
-    socket.send(json.dumps(start))
-    answer = json.loads(socket.recv(60))
-    if answer["type"] != "ready":
-        raise FourfoldError(f"a session was answered with {answer}")
-    return socket
+    with connect(f"ws://127.0.0.1:{service.port}/v1/stream", max_size=None, compression=None) as socket:
+        socket.send(json.dumps(start))
+        answer = json.loads(socket.recv(60))
+        if answer["type"] != "ready":
+            raise FourfoldError(f"a session was answered with {answer}")
+        yield socket
 
 
 def _streams(service: OwnService, bench: ServiceBench, idle: int) -> dict[str, Any]:
@@ -150,26 +152,27 @@ class _Client(threading.Thread):
 
     def __init__(self, service: OwnService, bench: ServiceBench, number: int) -> None:
         super().__init__()
-        self._socket, self._frame = _session(service, bench.fps), _noise(FRAME, number)
-        self._count, self._step = round(bench.fps * bench.seconds), 1 / bench.fps
+        self._service, self._frame = service, _noise(FRAME, number)
+        self._fps, self._count = bench.fps, round(bench.fps * bench.seconds)
         self._sent_at: dict[int, float] = {}
         self.sent = self.dropped = 0
         self.latencies_ms: list[float] = []
 
     def run(self) -> None:
-        reader = threading.Thread(target=self._read)
-        reader.start()
-        started = time.perf_counter()
-        for sequence in range(self._count):
-            time.sleep(max(0.0, started + sequence * self._step - time.perf_counter()))
-            self._sent_at[sequence] = time.perf_counter()
-            self._socket.send(Header(sequence, pts_us=round(1e6 * sequence * self._step)).pack() + self._frame)
-            self.sent += 1
-        self._socket.send(Header(self._count, END).pack())
-        reader.join()
+        with _session(self._service, self._fps) as socket:
+            reader = threading.Thread(target=self._read, args=(socket,))
+            reader.start()
+            started = time.perf_counter()
+            for sequence in range(self._count):
+                time.sleep(max(0.0, started + sequence / self._fps - time.perf_counter()))
+                self._sent_at[sequence] = time.perf_counter()
+                socket.send(Header(sequence, pts_us=round(1e6 * sequence / self._fps)).pack() + self._frame)
+                self.sent += 1
+            socket.send(Header(self._count, END).pack())
+            reader.join()
 
-    def _read(self) -> None:
-        for message in self._socket:
+    def _read(self, socket: ClientConnection) -> None:
+        for message in socket:
             if isinstance(message, str):
                 words = json.loads(message)
                 self.dropped += len(words["sequence"]) if words["type"] == "dropped" else 0
