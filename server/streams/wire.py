@@ -8,9 +8,9 @@ import json
 import socket
 import struct
 import threading
-from contextlib import suppress
+from collections import deque
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from models.errors import FourfoldError
 
@@ -97,13 +97,14 @@ class Channel:
 class AsyncChannel:
     """The api's end: on the event loop; several tasks may send, one receives."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+    def __init__(self, protocol: "_Protocol") -> None:
+        self._protocol = protocol
 
     @classmethod
     async def open(cls, sock: socket.socket) -> Self:
         """A channel over one end of a socketpair, which then belongs to it."""
-        return cls(*await asyncio.open_unix_connection(sock=sock, limit=_READ_AHEAD_BYTES))
+        _, protocol = await asyncio.get_running_loop().create_unix_connection(_Protocol, sock=sock)
+        return cls(protocol)
 
     async def send_json(self, value: dict[str, Any]) -> None:
         """Sends an object; waits while the worker is behind.
@@ -112,11 +113,11 @@ class AsyncChannel:
             ConnectionError: the worker is gone.
             WireError: the message is too long.
         """
-        await self._send(Kind.JSON, memoryview(json.dumps(value).encode()))
+        await self._protocol.send(Kind.JSON, memoryview(json.dumps(value).encode()))
 
     async def send_frame(self, *parts: bytes | memoryview) -> None:
         """Sends buffers as one message; see `send_json`. They must not be changed any more."""
-        await self._send(Kind.FRAME, *(memoryview(part).cast("B") for part in parts))
+        await self._protocol.send(Kind.FRAME, *(memoryview(part).cast("B") for part in parts))
 
     async def receive(self) -> tuple[Kind, bytes] | None:
         """The next message. None: the worker is gone.
@@ -124,24 +125,105 @@ class AsyncChannel:
         Raises:
             WireError: what came is no message.
         """
-        try:
-            length, kind = _parsed(await self._reader.readexactly(_HEADER.size))
-            return kind, await self._reader.readexactly(length)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return None
+        return await self._protocol.receive()
 
     async def aclose(self) -> None:
         """Hangs up; what was not sent by now is lost. The worker sees the end of its channel."""
-        self._writer.transport.abort()
-        with suppress(ConnectionError):
-            await self._writer.wait_closed()
+        await self._protocol.aclose()
 
-    async def _send(self, kind: Kind, *parts: memoryview) -> None:
-        # Not writelines: in Python 3.12, before 3.12.9, it knows no high-water mark, and drain would not wait (CVE-2024-12254).
-        self._writer.write(_header(kind, parts))
-        for part in parts:
-            self._writer.write(part)
-        await self._writer.drain()
+
+class _Protocol(asyncio.BufferedProtocol):
+    """The api's end as the event loop sees it.
+
+    A payload is read right into memory of its size. A StreamReader would copy it several times, and at the frame rates of video
+    that is most of what a stream costs the api process.
+    """
+
+    def __init__(self) -> None:
+        self._header = bytearray(_HEADER.size)
+        self._kind: Kind | None = None  # of the payload that is being read; None: a header is
+        self._unread = memoryview(self._header)  # of either
+        self._payload = bytearray()
+        self._messages: deque[tuple[Kind, bytearray]] = deque()
+        self._ahead_bytes = 0  # of these messages
+        self._error: WireError | None = None
+        self._news, self._writable, self._lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._writable.set()
+
+    async def send(self, kind: Kind, *parts: memoryview) -> None:
+        header = memoryview(_header(kind, parts))
+        self._check_open()
+        for part in (header, *parts):  # not writelines: before Python 3.12.9 nothing holds that back (CVE-2024-12254)
+            self._transport.write(part)
+        await self._writable.wait()
+        self._check_open()
+
+    async def receive(self) -> tuple[Kind, bytes] | None:
+        while not self._messages:
+            if self._error:
+                raise self._error
+            if self._lost.is_set():
+                return None
+            self._news.clear()
+            await self._news.wait()
+        kind, payload = self._messages.popleft()
+        self._ahead_bytes -= len(payload)
+        if self._ahead_bytes < _READ_AHEAD_BYTES:
+            self._transport.resume_reading()
+        return kind, bytes(payload)
+
+    async def aclose(self) -> None:
+        self._transport.abort()
+        await self._lost.wait()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._unread
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._unread = self._unread[nbytes:]
+        if self._unread:
+            return
+        if self._kind is None:
+            self._begin_payload()
+        if self._kind is not None and not self._unread:
+            self._end_payload()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        for event in (self._lost, self._writable, self._news):
+            event.set()
+
+    def _check_open(self) -> None:
+        if self._transport.is_closing():
+            raise ConnectionResetError("the worker is gone")
+
+    def _begin_payload(self) -> None:
+        try:
+            length, self._kind = _parsed(self._header)
+        except WireError as error:
+            self._error = error
+            self._transport.abort()
+            self._unread = memoryview(self._header)
+        else:
+            self._payload = bytearray(length)
+            self._unread = memoryview(self._payload)
+
+    def _end_payload(self) -> None:
+        assert self._kind is not None
+        self._messages.append((self._kind, self._payload))
+        self._kind, self._unread = None, memoryview(self._header)
+        self._ahead_bytes += len(self._payload)
+        if self._ahead_bytes >= _READ_AHEAD_BYTES:
+            self._transport.pause_reading()
+        self._news.set()
 
 
 def _header(kind: Kind, parts: tuple[memoryview, ...]) -> bytes:
@@ -151,7 +233,7 @@ def _header(kind: Kind, parts: tuple[memoryview, ...]) -> bytes:
     return _HEADER.pack(length, kind)
 
 
-def _parsed(header: bytes | memoryview) -> tuple[int, Kind]:
+def _parsed(header: bytearray | memoryview) -> tuple[int, Kind]:
     length, kind = _HEADER.unpack(header)
     if length > MAX_MESSAGE_BYTES or kind not in _KINDS:
         raise WireError(f"a message of kind {kind} and {length} bytes is none of ours")

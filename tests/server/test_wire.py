@@ -120,12 +120,12 @@ def test_a_worker_sees_that_the_api_is_gone() -> None:
 @pytest.mark.parametrize("header", [struct.pack("<IB", 0xFFFFFFFF, 1), struct.pack("<IB", 1, 7)])
 def test_what_is_no_message_is_refused_before_memory_is_taken(header: bytes) -> None:
     async def body(api: AsyncChannel, worker: Channel) -> None:
+        api._protocol._transport.write(header)
+        with pytest.raises(WireError):
+            worker.receive()
         worker._socket.sendall(header)
         with pytest.raises(WireError):
             await api.receive()
-        api._writer.write(header)
-        with pytest.raises(WireError):
-            worker.receive()
 
     over_a_socketpair(body)
 
