@@ -8,7 +8,7 @@ import anyio
 from fastapi import FastAPI
 
 from server.access import Keyring
-from server.api import _errors, health, images, models, videos
+from server.api import _errors, health, images, models, stream, videos
 from server.api._access import Access
 from server.api._limits import BodyLimits
 from server.api._openapi import ANY_ERROR
@@ -21,7 +21,7 @@ from server.service import Service
 from server.settings import Settings
 from server.streams.pool import Workers
 
-ROUTERS = (images.router, videos.router, models.router, health.router)
+ROUTERS = (images.router, videos.router, stream.router, models.router, health.router)
 """In the order of the documentation."""
 
 

@@ -1,103 +1,32 @@
-"""uvicorn, as this service needs it: slow and crumbling requests end early, errors have one form, SIGTERM drains.
+"""Runs the service on uvicorn: takes the address, says where it is, and drains on SIGTERM.
 
-Knows nothing of what is served.
+How single connections are treated is in `server.connection` and `server.websocket`.
 """
 
 import asyncio
-import json
 import logging
 import resource
 import signal
 import socket
 import ssl
 from functools import partial
-from secrets import token_hex
 from types import FrameType
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from server import logs
+from server import connection, logs, websocket
 from server.app import create_app
-from server.errors import ServiceError, SettingsError
+from server.errors import SettingsError
 from server.service import Service
 from server.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
 
-CRUMBS = 4096
-"""Pieces of a body that may be small; beyond them, they hold CRUMB_BYTES each on average."""
-CRUMB_BYTES = 64
-
 CONNECTIONS = 4096  # at once, where there are descriptors for them
 DESCRIPTORS = 4  # of one connection: its own, its worker's, a file, and one for another connection that is refused
 RESERVED_DESCRIPTORS = 40  # for what is no connection: engine, forkserver, files, libraries
 CANCEL_SECONDS = 2  # for requests that outlived the grace, to end after they were cancelled
-
-
-class Protocol(HttpToolsProtocol):
-    """One HTTP connection. uvicorn itself waits for ever for the end of a request's headers."""
-
-    def __init__(self, *args: Any, service: Service, connections: int, **options: Any) -> None:
-        """Args:
-        service: whose settings and metrics are used.
-        connections: that may be open at once.
-        """
-        super().__init__(*args, **options)
-        self._service, self._most = service, connections
-        self._deadline: asyncio.TimerHandle | None = None
-        self._pieces = self._bytes = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_headers()
-        if len(self.connections) > 2 * self._most:  # they do not even ask for anything
-            transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._headers_came()
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._expect_headers()
-        self._pieces = self._bytes = 0
-
-    def on_headers_complete(self) -> None:
-        self._headers_came()
-        super().on_headers_complete()
-        if len(self.connections) > self._most:
-            error = ServiceError("busy", f"{self._most} connections are open already; try again", retry_after=1)
-            self.scope["state"]["refusal"] = error
-
-    def on_body(self, body: bytes) -> None:
-        """Counts pieces: each costs this process more time than its sender."""
-        self._pieces += 1
-        self._bytes += len(body)
-        if self._pieces > CRUMBS and self._bytes < self._pieces * CRUMB_BYTES:
-            text = f"the body came in {self._pieces} pieces of less than {CRUMB_BYTES} bytes; send larger ones"
-            self.scope["state"].setdefault("refusal", ServiceError("bad_request", text))
-        super().on_body(body)
-
-    def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP in the form of all errors."""
-        self._service.metrics.rejected_total.labels("bad_request").inc()
-        error = {"code": "bad_request", "message": "this is no HTTP/1.1 request", "request_id": token_hex(8)}
-        body = json.dumps({"error": error}).encode()
-        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
-        self.transport.close()
-
-    def _expect_headers(self) -> None:
-        """Starts the clock, unless it runs since the connection was made."""
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self._service.settings.header_timeout_seconds, self.transport.close)
-
-    def _headers_came(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
 
 
 class Server(uvicorn.Server):
@@ -162,11 +91,11 @@ async def _serve(settings: Settings, listener: socket.socket, connections: int) 
 
 
 def _config(settings: Settings, app: Any, service: Service, connections: int) -> uvicorn.Config:
-    protocol = partial(Protocol, service=service, connections=connections)
+    protocol = partial(connection.Protocol, service=service, connections=connections)
     config = uvicorn.Config(
         app,
         http=cast("type[asyncio.Protocol]", protocol),
-        ws="websockets-sansio",
+        ws=websocket.Protocol,
         ws_max_size=settings.max_frame_bytes,
         ws_ping_interval=settings.ping_seconds,
         ws_ping_timeout=settings.ping_seconds / 2,
