@@ -74,8 +74,8 @@ def upscale_video(
         with open_engine(ends.spec) if open_engine else _open_here(ends.spec, options, say) as opened:
             session = Session(_within(ends, limits), lambda item: isinstance(item, DecodedFrame), opened.engine, sink)
             session.run(lambda done: on_frame(done, source.frames))
-        for note in (f"{ends.model} x{ends.spec.scale} on {opened.reason}", *source.notes, *sink.notes):
-            say(note)
+    for note in (f"{ends.model} x{ends.spec.scale} on {opened.reason}", *source.notes, *sink.notes):
+        say(note)
     seconds = perf_counter() - started
     return {
         "frames_in": len(session.times.decode),
