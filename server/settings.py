@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         None, "File of hashed API keys, written by `fourfold keys`; without it none is asked for."
     )
     allowed_origins: Names = Field(
-        (), description="Origins of web pages that may open a WebSocket, beside the service's own; separated by commas."
+        (), description="Origins of web pages that may use the service, beside its own; separated by commas."
     )
     trusted_proxies: Names = Field(
         (), description="Addresses of proxies whose X-Forwarded-For and -Proto are believed; separated by commas."

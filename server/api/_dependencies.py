@@ -44,12 +44,8 @@ async def caller_of_websocket(websocket: WebSocket, scope: Scope) -> Caller:
     """Who opens a WebSocket; to be called before it is accepted (with `subprotocol_of`).
 
     Raises:
-        ServiceError: forbidden: the key lacks `scope`, or the page that opens it comes from an origin that is not allowed.
+        ServiceError: forbidden: the key lacks `scope`.
     """
-    origin = websocket.headers.get("origin")
-    own = (f"{scheme}://{websocket.headers.get('host')}" for scheme in ("http", "https"))
-    if origin and origin not in (*own, *service_of(websocket).settings.allowed_origins):
-        raise ServiceError("forbidden", f"pages of {origin[:80]} may not open streams; FOURFOLD_ALLOWED_ORIGINS lists who may")
     return _permitted(websocket, scope)
 
 

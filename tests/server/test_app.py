@@ -15,8 +15,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from server.keyfile import Limits, add_key
 from tests.support.bystander import unharmed
@@ -104,6 +105,37 @@ def test_tls(tmp_path: Path) -> None:
         assert httpx.get(f"{service.url}/health/ready", verify=context).status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.get(service.url.replace("https", "http"))
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1", "http://localhost:1"])
+def test_pages_of_strangers_are_kept_out(origin: str, service: RunningService) -> None:
+    for method, path in (("POST", "/v1/images"), ("POST", "/v1/videos"), ("DELETE", "/v1/videos/x")):
+        refused = httpx.request(method, service.url + path, content=PICTURE, headers={"Origin": origin})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+    with pytest.raises(InvalidStatus) as caught, connect(f"{service.ws_url}/v1/stream", origin=Origin(origin)):
+        pass
+    assert caught.value.response.status_code == 403
+
+
+def test_our_own_pages_may(service: RunningService) -> None:
+    answer = httpx.post(f"{service.url}/v1/images?model=bicubic", content=PICTURE, headers={"Origin": service.url}, timeout=60)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example:8000", 403),
+        ("localhost", 200),
+        ("127.0.0.1:99", 200),
+        ("[::1]:80", 200),
+        ("[", 200),
+        (":", 200),
+    ],
+)
+def test_a_name_that_was_made_to_point_here_is_none_of_ours(host: str, status: int, service: RunningService) -> None:
+    assert httpx.get(f"{service.url}/v1/models", headers={"Host": host}).status_code == status
 
 
 def slow_upload(service: RunningService) -> socket.socket:
