@@ -26,15 +26,15 @@ from tests.support.bystander import unharmed
 from tests.support.pictures import encoded, hostile_pictures, ramp
 from tests.support.service import RunningService, running_service
 
-ENGINE = {"engine": "openvino", "precision": "fp32"}  # so that a picture has one right result
+ENGINE: dict[str, Any] = {"engine": "openvino", "precision": "fp32"}  # so that a picture has one right result
 MAX_BYTES = 200_000
 MAX_PIXELS = 1200 * 1000
-BICUBIC = {"model": "bicubic", "scale": "2"}
+BICUBIC: dict[str, Any] = {"model": "bicubic", "scale": "2"}
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    settings = {"max_image_bytes": MAX_BYTES, "max_image_pixels": MAX_PIXELS, "body_timeout_seconds": 2.0}
+    settings: dict[str, Any] = {"max_image_bytes": MAX_BYTES, "max_image_pixels": MAX_PIXELS, "body_timeout_seconds": 2.0}
     with running_service(tmp_path_factory.mktemp("service"), **settings, **ENGINE) as running:
         yield running
 
@@ -93,7 +93,7 @@ def test_without_a_word_the_best_model_makes_it_four_times_larger(client: httpx.
 
 
 def test_larger_than_an_engine_takes_at_once(client: httpx.Client, bicubic: ImageUpscaler) -> None:
-    picture = ramp(1000, 1200)  # two tiles
+    picture = ramp(1000, 1200)  # several tiles
     answer = client.post("/images", params=BICUBIC, content=encoded(picture, "WEBP", lossless=True))
     assert np.array_equal(np.asarray(opened(answer)), bicubic.upscale(picture))
 
@@ -310,15 +310,19 @@ def engine_of(service: RunningService) -> int:
     raise AssertionError("there is no engine")
 
 
+def end(stopped: int, number: signal.Signals) -> None:
+    os.kill(stopped, number)
+    os.kill(stopped, signal.SIGCONT)
+
+
 def test_a_worker_that_hangs_or_dies_costs_one_picture(tmp_path: Path) -> None:
     with impatient_service(tmp_path) as service, client_of(service) as client:
         file = encoded(ramp(9, 9), "PNG")
         for number, status, code in ((signal.SIGSTOP, 504, "decode_timeout"), (signal.SIGSEGV, 422, "unreadable")):
             worker = worker_of(service)
             os.kill(worker, signal.SIGSTOP)
-            timer = threading.Timer(0.5, lambda: [os.kill(worker, n) for n in (number, signal.SIGCONT)])  # noqa: B023
             if number != signal.SIGSTOP:
-                timer.start()
+                threading.Timer(0.5, end, (worker, number)).start()
             assert refusal(client.post("/images", params=BICUBIC, content=file))[:2] == (status, code)
             opened(client.post("/images", params=BICUBIC, content=file))
             assert worker_of(service) != worker
@@ -373,7 +377,7 @@ def test_a_client_that_does_not_read_its_answer_is_left(tmp_path: Path) -> None:
 
 def test_more_pictures_than_there_is_memory_for_are_told_to_come_back(tmp_path: Path) -> None:
     size = 50_000
-    limits = {"max_image_bytes": size, "max_output_pixels": 10_000, "body_timeout_seconds": 3.0}
+    limits: dict[str, Any] = {"max_image_bytes": size, "max_output_pixels": 10_000, "body_timeout_seconds": 3.0}
     with running_service(tmp_path, **limits, **ENGINE) as service, client_of(service) as client:
         head = f"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
         halves = [socket.create_connection((service.host, service.port)) for _ in range(9)]
