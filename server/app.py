@@ -52,6 +52,7 @@ def _compose(settings: Settings) -> Service:
 
     engine = EngineSupervisor(settings, metrics.engine_restarts_total.inc, note)
     workers = Workers(settings, engine.address)
+    metrics.queue_frames.labels("pictures").set_function(lambda: workers.pictures.waiting)
     jobs = Jobs(settings, workers, metrics)
     keyring, reports = Keyring(settings.api_keys_file), EngineReports(settings.model)
     return Service(settings, metrics, keyring, engine, reports, workers, jobs)

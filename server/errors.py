@@ -49,6 +49,7 @@ CODES: dict[str, Code] = {
     "bad_output": Code(500, 1011, "The engine gave a picture that cannot be right; it was not sent."),
     "crashed": Code(500, 1011, "The process that worked on this ended unexpectedly; others are not touched."),
     "engine_unavailable": Code(503, 1013, "The engine does not answer just now; it is being restarted."),
+    "gpu_oom": Code(503, 1013, "The device has no memory left for this, not even for one frame alone."),
     "busy": Code(503, 1013, "The service is at its capacity."),
     "restart": Code(503, 1012, "The service is shutting down; a new connection reaches its successor."),
     "slow_consumer": Code(503, 1013, "The client does not read its answers."),

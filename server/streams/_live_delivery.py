@@ -5,12 +5,14 @@ Knows nothing of how frames come in.
 
 import time
 
-from engines.runner import EngineDeadError, InferenceError, LateError, Plane
+from engines.runner import DeviceMemoryError, EngineDeadError, InferenceError, LateError, Plane
 from engines.slots import FrameFormat
 from server.media.live_input import Shape
 from server.media.live_output import LiveOutput, Wanted, open_output, size_of
+from server.streams._ladder import ENGINE_GONE
 from server.streams._live_frames import Broken, Dropped, End, Failed, Outbox, Planned, Retired, Upscaling
-from server.streams._rungs import ENGINE_GONE, FALLBACK, Rung, Spare
+from server.streams._rungs import FALLBACK, Rung, Spare
+from server.streams._strain import Strain
 from server.streams.protocol import END, KEYFRAME, STAGES, Header, LiveOptions, dropped, failed, ready
 from server.streams.wire import Channel
 
@@ -21,13 +23,14 @@ HANG_SECONDS = 2.0
 class Delivery:
     """Tells the client of everything in the outbox. `run` belongs to one thread."""
 
-    def __init__(self, channel: Channel, options: LiveOptions, outbox: Outbox) -> None:
+    def __init__(self, channel: Channel, options: LiveOptions, outbox: Outbox, strain: Strain) -> None:
         """Args:
         channel: where messages go.
         options: of the session.
         outbox: where they come from.
+        strain: to be told what is answered, and what is not.
         """
-        self._channel, self._outbox, self._options = channel, outbox, options
+        self._channel, self._outbox, self._options, self._strain = channel, outbox, options, strain
         start = options.start
         self._wanted = Wanted(start.output.format, start.output.quality, start.fps)
         self._droppable = start.late == "drop"
@@ -66,6 +69,8 @@ class Delivery:
         height, width = rung.pool.slots[0].outputs[0].shape[:2]
         size = size_of(self._wanted.format, width, height)
         self._output = open_output(self._wanted, shape, width, height)
+        if self._spare:
+            self._spare.close()
         self._spare = Spare(FrameFormat(shape.form, self._options.start.scale, shape.width, shape.height))
         self._model = self._options.model
         self._channel.send_json(ready(rung.model, rung.engine, rung.precision, self._wanted.format, size))
@@ -75,10 +80,16 @@ class Delivery:
         try:
             picture, model, seconds = self._upscaled(item)
             if self._droppable and time.monotonic() > item.deadline and self._outbox.has_picture():
-                raise LateError("a newer one is there")
-            self._answer(item, picture, model, seconds)
+                self._channel.send_json(dropped([item.frame.sequence], "late"))
+            else:
+                self._answer(item, picture, model, seconds)
+                self._strain.made()
         except LateError:
             self._channel.send_json(dropped([item.frame.sequence], "late"))
+            self._strain.lost(by_engine=True)
+        except DeviceMemoryError:
+            words = "the engine has no memory left for this frame"
+            self._channel.send_json(failed("gpu_oom", words, item.frame.sequence))
         except InferenceError:
             self._channel.send_json(failed("internal", "the engine could not compute this frame", item.frame.sequence))
         finally:
@@ -88,7 +99,8 @@ class Delivery:
         """The picture, the model that made it, and the seconds that it took."""
         patience = max(0.0, item.deadline - time.monotonic()) + HANG_SECONDS if self._droppable else None
         try:
-            seconds = item.done.result(patience)
+            with self._strain.waiting():
+                seconds = item.done.result(patience)
             return item.slot.picture, item.rung.model, seconds
         except TimeoutError:
             item.rung.dead = True

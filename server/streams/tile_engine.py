@@ -10,7 +10,7 @@ import numpy as np
 
 from engines.client import RemoteEngine
 from engines.host import EngineReady, EngineRequest
-from engines.runner import EngineDeadError, EngineError, InferenceError
+from engines.runner import DeviceMemoryError, EngineDeadError, EngineError, InferenceError
 from models.resize import UInt8Image
 from server.errors import ServiceError
 
@@ -97,6 +97,8 @@ def _told(error: EngineError) -> ServiceError:
     log.warning("a picture was not upscaled: %s", error)
     if isinstance(error, EngineDeadError):
         return ServiceError("engine_unavailable", "the engine is being restarted; try again", retry_after=5)
+    if isinstance(error, DeviceMemoryError):
+        return ServiceError("gpu_oom", "the engine has no memory left for this picture; try again later", retry_after=30)
     if isinstance(error, InferenceError):
         return ServiceError("bad_output", "the engine failed on this picture; try another model")
     return ServiceError("engine_unavailable", "the engine cannot run this model here; try another one", retry_after=60)

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from engines.runner import BackendUnavailableError, EngineDeadError, EngineError, EngineSpec, InferenceError
+from engines.runner import BackendUnavailableError, DeviceMemoryError, EngineDeadError, EngineError, EngineSpec, InferenceError
 from models.errors import FourfoldError
 from server.catalogue import cores
 from server.media.encode import EncoderSettings
@@ -126,6 +126,8 @@ def _told(error: FourfoldError | MemoryError, was_checked: bool) -> tuple[str, s
         return "storage", "the disk of the service is full; try later, or tell its operator"
     if isinstance(error, MediaError) and error.code != "internal":
         return error.code, error.problem
+    if isinstance(error, DeviceMemoryError):
+        return "gpu_oom", "the engine has no memory left for frames of this size; try again later, or another model"
     if isinstance(error, InferenceError):
         return "bad_output", "the engine failed on a frame of this video; try another model"
     if isinstance(error, EngineError):

@@ -6,21 +6,21 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import engines.host
 from engines.client import EngineProcess, RemoteEngine, read_stats
 from engines.host import EngineRequest, Host, HostOptions
-from engines.runner import BackendUnavailableError, DeviceMemoryError, EngineDeadError, Frame, Graphs, LateError, Plane, Planes
+from engines.runner import BackendUnavailableError, DeviceMemoryError, EngineDeadError, Graphs, LateError, Planes
 from models.colour import Colour
 from models.registry import Form
 from server.catalogue import find_graphs
 from tests.support.engines import picture_planes, run, spec_of
+from tests.support.faulty_host import faulty_host
 
 COLOUR = Colour("bt709", "limited")
 
@@ -211,40 +211,17 @@ def test_a_network_that_cannot_be_compiled_is_refused_and_the_others_are_served(
             upscale(engine, picture_planes("rgb", 24, 32))
 
 
-class Faulty:
-    """Has memory for one frame a call, and for none that begins with 66."""
-
-    def infer(self, frames: Sequence[Frame]) -> None:
-        if len(frames) > 1 or frames[0].inputs[0][0, 0] == 66:
-            raise DeviceMemoryError("the card has no memory for these frames")
-        frames[0].outputs[0][...] = frames[0].inputs[0][0, 0]
-
-    def pin(self, memory: Plane) -> None: ...
-
-    def unpin(self, memory: Plane) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def test_without_memory_for_a_batch_frames_are_tried_alone_and_failures_are_told_by_kind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engines.host, "open_at_once", lambda backend, spec: Faulty())
-    host = Host(catalogue(), HostOptions(1, "openvino", "fp32"))
-    address = str(tmp_path / "engine")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(address)
-        listener.listen()
-        threading.Thread(target=host.serve, args=(listener,), daemon=True).start()
-        with RemoteEngine(address, request(graphs="bicubic-x4-yuv420")) as engine:
-            for slot, value in zip(engine.pool.slots, (1, 66, 3, 4), strict=True):
-                slot.inputs[0][...] = value
-            futures = [engine.submit(slot) for slot in engine.pool.slots]
-            failures = [type(future.exception(10)) for future in futures]
-            assert failures == [type(None), DeviceMemoryError, type(None), type(None)]
-            assert [int(slot.outputs[0][0, 0]) for slot in engine.pool.slots if slot.number != 1] == [1, 3, 4]
-        listener.shutdown(socket.SHUT_RDWR)
-    host.scheduler.close()
+def test_without_memory_for_a_batch_frames_are_tried_alone_and_failures_are_told_by_kind(tmp_path: Path) -> None:
+    with (
+        faulty_host(catalogue(), tmp_path) as address,
+        RemoteEngine(address, request(graphs="bicubic-x4-yuv420")) as engine,
+    ):
+        for slot, value in zip(engine.pool.slots, (1, 66, 3, 4), strict=True):
+            slot.inputs[0][...] = value
+        futures = [engine.submit(slot) for slot in engine.pool.slots]
+        failures = [type(future.exception(10)) for future in futures]
+        assert failures == [type(None), DeviceMemoryError, type(None), type(None)]
+        assert [int(slot.outputs[0][0, 0]) for slot in engine.pool.slots if slot.number != 1] == [1, 3, 4]
 
 
 def test_runners_are_shared_and_those_that_nobody_uses_are_few() -> None:

@@ -54,7 +54,7 @@ def check(path: Path, **limits: Any) -> None:
 
 def test_a_video_that_says_it_is_endless_is_refused(tmp_path: Path) -> None:
     path = clips.write(tmp_path / "clip.mkv", frames=2, time_base=Fraction(1, 1000), pts=[0, 10**9])
-    with pytest.raises(UnsupportedError, match="it lasts 1000000.1 s, at most 86400 s"):
+    with pytest.raises(UnsupportedError, match=r"it lasts 1000000\.1 s, at most 86400 s"):
         check(path, seconds=86400)
 
 
@@ -65,7 +65,7 @@ def test_a_video_that_lies_about_its_length_is_stopped(tmp_path: Path) -> None:
     data[place : place + 8] = struct.pack(">d", 900.0)
     path.write_bytes(data)
     check(path, seconds=60)
-    with pytest.raises(UnsupportedError, match="it lasts 70.0 s"):
+    with pytest.raises(UnsupportedError, match=r"it lasts 70\.0 s"):
         upscale_video(
             path, tmp_path / "out.mp4", VideoOptions("bicubic", 2, "openvino", "fp32"), print, limits=VideoLimits(seconds=60)
         )
