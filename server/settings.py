@@ -99,7 +99,12 @@ class Settings(BaseSettings):
 
     image_workers: int = Field(2, gt=0, description="Processes that decode and encode pictures.")
     image_timeout_seconds: float = Field(30.0, gt=0, description="Seconds that one picture may take.")
-    worker_memory_bytes: int = Field(1536 * MIB, gt=0, description="Bytes of data that one worker process may hold.")
+    worker_memory_bytes: int = Field(
+        1536 * MIB, gt=0, description="Bytes of data that the process of a session or of pictures may hold."
+    )
+    video_memory_bytes: int = Field(
+        4096 * MIB, gt=0, description="Bytes of data that the process of a video may hold; encoders of 8K take 2.6 GiB."
+    )
 
     header_timeout_seconds: float = Field(10.0, gt=0, description="Seconds that a request's headers may take.")
     body_timeout_seconds: float = Field(10.0, gt=0, description="Seconds without a byte of a request's body.")

@@ -15,7 +15,7 @@ from server.errors import ServiceError
 from server.streams.forkserver_client import Forkserver
 from server.streams.picture_pool import PicturePool, PictureSettings
 from server.streams.wire import AsyncChannel
-from server.streams.worker import WorkerJob
+from server.streams.worker import WorkerJob, WorkKind
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ class WorkerSettings(PictureSettings, Protocol):
 
     @property
     def worker_memory_bytes(self) -> int: ...
+    @property
+    def video_memory_bytes(self) -> int: ...
 
 
 class Worker:
@@ -65,7 +67,12 @@ class Workers:
     """Starts workers and sees each of them to its end."""
 
     def __init__(self, settings: WorkerSettings, engine_address: str) -> None:
-        self._memory_bytes, self._engine_address = settings.worker_memory_bytes, engine_address
+        self._engine_address = engine_address
+        self._memory_bytes: dict[WorkKind, int] = {
+            "pictures": settings.worker_memory_bytes,
+            "live": settings.worker_memory_bytes,
+            "video": settings.video_memory_bytes,
+        }
         self._forkserver: Forkserver | None = None
         self._starting = asyncio.Lock()
         self._stopping = False
@@ -129,7 +136,8 @@ class Workers:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                request = {"engine_address": self._engine_address, "memory_bytes": self._memory_bytes, **vars(job)}
+                memory_bytes = self._memory_bytes[job.kind]
+                request = {"engine_address": self._engine_address, "memory_bytes": memory_bytes, **vars(job)}
                 pid, exit_code = await self._forkserver.fork(request, theirs)
         except BaseException:
             ours.close()

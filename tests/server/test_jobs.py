@@ -332,7 +332,7 @@ async def test_a_worker_that_dies_or_stalls_fails_its_job_alone(
 
 async def test_a_job_that_needs_too_much_memory_fails_alone(tmp_path: Path, engine: EngineProcess, short: Path) -> None:
     large = clips.write(tmp_path / "large.mp4", width=1920, height=1080, frames=24, options={"preset": "ultrafast"})
-    async with bench(tmp_path, engine, worker_memory_bytes=300 << 20, max_jobs_running=2) as b:
+    async with bench(tmp_path, engine, video_memory_bytes=300 << 20, max_jobs_running=2) as b:
         job, bystander = await b.add(large, encoder="libx265"), await b.add(short, "bob")
         failed = await b.ended(job)
         assert failed.outcome.error is not None and failed.outcome.error["code"] in ("unsupported", "crashed", "encoder")
