@@ -42,14 +42,22 @@ class Bicubic:
     """Upscales frames of one form and size; one thread at a time."""
 
     def __init__(self, form: Form, scale: int) -> None:
-        self._form, self._scale, self._reformatter = form, scale, VideoReformatter()
+        self._form, self._scale = form, scale
+        self._split, self._reformatter, self._join = (VideoReformatter() for _ in range(3))
 
     def upscale(self, inputs: Planes, outputs: Planes) -> None:
         """Fills the outputs; see `engines.runner.Planes`."""
         frame = self._frame(inputs)
+        if self._form == "rgb":  # by planes: the same numbers in a third of the time
+            scaled = self._scaled(self._split.reformat(frame, format="gbrp", threads=1))
+            large = self._join.reformat(scaled, format=FORMATS["rgb"], threads=1)
+        else:
+            large = self._scaled(frame)
+        copy_planes(planes_of(large), outputs)
+
+    def _scaled(self, frame: VideoFrame) -> VideoFrame:
         width, height = frame.width * self._scale, frame.height * self._scale
-        scaled = self._reformatter.reformat(frame, width, height, interpolation="BICUBIC", threads=1)
-        copy_planes(planes_of(scaled), outputs)
+        return self._reformatter.reformat(frame, width, height, interpolation="BICUBIC", threads=1)
 
     def _frame(self, inputs: Planes) -> VideoFrame:
         height, width = inputs[0].shape[:2]

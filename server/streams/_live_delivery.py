@@ -97,7 +97,7 @@ class Delivery:
 
     def _upscaled(self, item: Upscaling) -> tuple[Plane, str, float]:
         """The picture, the model that made it, and the seconds that it took."""
-        patience = max(0.0, item.deadline - time.monotonic()) + HANG_SECONDS if self._droppable else None
+        patience = max(0.0, item.deadline + HANG_SECONDS - time.monotonic()) if self._droppable else None
         try:
             with self._strain.waiting():
                 seconds = item.done.result(patience)

@@ -10,6 +10,7 @@ from server.media.errors import MediaError
 from server.media.live_input import FrameLimits, LiveInput, Picture, open_input
 from server.streams._inbox import Allowance, Inbox
 from server.streams._live_frames import Arrived, Broken, End, Input, Outbox, Waiting, code_of
+from server.streams._strain import Strain
 from server.streams.protocol import ARRIVAL, HEADER_BYTES, LiveOptions, parse_header
 from server.streams.wire import Channel
 
@@ -24,7 +25,13 @@ class Intake:
     """Reads a session's frames. `run` is a thread's main function."""
 
     def __init__(
-        self, channel: Channel, options: LiveOptions, limits: FrameLimits, inbox: Inbox[Input], outbox: Outbox
+        self,
+        channel: Channel,
+        options: LiveOptions,
+        limits: FrameLimits,
+        inbox: Inbox[Input],
+        outbox: Outbox,
+        strain: Strain,
     ) -> None:
         """Args:
         channel: where frames come from.
@@ -32,8 +39,10 @@ class Intake:
         limits: of a frame.
         inbox: where pictures go.
         outbox: where drops and failures go.
+        strain: to be told of drops.
         """
-        self._channel, self._options, self._limits, self._inbox, self._outbox = channel, options, limits, inbox, outbox
+        self._channel, self._options, self._limits = channel, options, limits
+        self._inbox, self._outbox, self._strain = inbox, outbox, strain
         start = options.start
         self._allowance = Allowance(start.fps * HASTE, options.frame_queue) if start.late == "drop" else None
         self._undecoded: dict[int, Arrived] = {}  # by number, the oldest first
@@ -92,6 +101,7 @@ class Intake:
             self._outbox.drop(waiting.frame.sequence, "queue_full")
         elif isinstance(evicted := self._inbox.put(waiting), Waiting):
             self._outbox.drop(evicted.frame.sequence, "queue_full")
+            self._strain.lost()
 
     def _give_up_before(self, number: int) -> None:
         """Pictures come in order: what came in before and has none by now never will."""

@@ -22,10 +22,12 @@ from server.errors import ServiceError
 from server.media.errors import MediaError
 from server.media.live_input import FrameLimits, Shape, announced_shape, hush
 from server.streams._inbox import Closed, Inbox
+from server.streams._ladder import Ladder, OpenEngine
 from server.streams._live_delivery import Delivery
 from server.streams._live_frames import Broken, Input, Outbox, Planned, Retired, Upscaling, Waiting, code_of
 from server.streams._live_intake import Intake
-from server.streams._rungs import Ladder, LiveEngine, OpenEngine, Rung
+from server.streams._rungs import LiveEngine, Rung
+from server.streams._strain import Strain
 from server.streams.protocol import LiveOptions, failed
 from server.streams.wire import Channel
 
@@ -67,12 +69,11 @@ class _Session:
         if start.input.width and start.input.height:
             limits.check(start.input.width, start.input.height)
         self._inbox = Inbox[Input](options.frame_queue, evicts=start.late == "drop")
-        self._outbox = Outbox()
-        self._intake = Intake(channel, options, limits, self._inbox, self._outbox)
-        self._filling = _Filling(
-            options, Ladder(options.model, start.scale, start.late == "keep", open_engine), self._inbox, self._outbox
-        )
-        self._delivery = Delivery(channel, options, self._outbox)
+        self._outbox, strain = Outbox(), Strain()
+        ladder = Ladder(options.model, start.scale, start.late == "keep", open_engine, strain)
+        self._intake = Intake(channel, options, limits, self._inbox, self._outbox, strain)
+        self._filling = _Filling(options, ladder, self._inbox, self._outbox, strain)
+        self._delivery = Delivery(channel, options, self._outbox, strain)
 
     def run(self) -> None:
         threading.Thread(target=self._intake.run, name="intake", daemon=True).start()
@@ -89,8 +90,8 @@ class _Session:
 class _Filling:
     """Takes pictures from the inbox to the engine. `run` is a thread's main function."""
 
-    def __init__(self, options: LiveOptions, ladder: Ladder, inbox: Inbox[Input], outbox: Outbox) -> None:
-        self._options, self._ladder, self._inbox, self._outbox = options, ladder, inbox, outbox
+    def __init__(self, options: LiveOptions, ladder: Ladder, inbox: Inbox[Input], outbox: Outbox, strain: Strain) -> None:
+        self._options, self._ladder, self._inbox, self._outbox, self._strain = options, ladder, inbox, outbox, strain
         self._droppable = options.start.late == "drop"
         self._shape: Shape | None = None
         self._rung: Rung | None = None
@@ -111,6 +112,7 @@ class _Filling:
 
     def close(self) -> None:
         """Leaves the engine. The thread may still run: it ends with the process."""
+        self._ladder.close()
         if self._rung:
             self._rung.close()
 
@@ -123,6 +125,7 @@ class _Filling:
         if self._droppable and started > deadline:
             rung.pool.release(slot)
             self._outbox.drop(sequence, "late")
+            self._strain.lost()
             return
         try:
             waiting.picture.fill(slot.inputs)

@@ -250,7 +250,8 @@ def test_a_frozen_client_is_noticed(service: RunningService) -> None:
 
 
 def test_ten_times_the_agreed_rate_is_counted_and_reported(service: RunningService) -> None:
-    before = metric(service, 'frames_dropped_total{kind="websocket",reason="queue_full"}')
+    names = {reason: f'frames_dropped_total{{kind="websocket",reason="{reason}"}}' for reason in ("queue_full", "late")}
+    before = {reason: metric(service, name) for reason, name in names.items()}
     with unharmed(service), client(service) as stream:
         stream.start("jpeg", "jpeg", late="drop", fps=10)
         picture = encode("jpeg", plain(9))
@@ -259,8 +260,9 @@ def test_ten_times_the_agreed_rate_is_counted_and_reported(service: RunningServi
             time.sleep(0.01)
         stream.finish(200)
     assert sorted(stream.answered + stream.dropped) == list(range(200))
-    assert len(stream.dropped) > 100
-    assert metric(service, 'frames_dropped_total{kind="websocket",reason="queue_full"}') - before == len(stream.dropped)
+    assert len(stream.dropped_for("queue_full")) > 50
+    for reason, name in names.items():
+        assert metric(service, name) - before[reason] == len(stream.dropped_for(reason))
 
 
 def test_a_huge_picture_in_mid_stream_is_a_fault_of_that_stream(service: RunningService) -> None:
@@ -325,6 +327,30 @@ def test_the_engine_is_killed_under_load(service: RunningService) -> None:
     assert stream.answered == list(range(number + 1))
     assert models == ["bicubic", "xlsr"]
     assert metric(service, 'model_switches_total{from="xlsr",reason="engine_unavailable",to="bicubic"}') >= 1
+
+
+def test_the_engine_hangs_and_a_live_stream_goes_on(service: RunningService) -> None:
+    """Pictures are interpolated until the engine was found to hang, was killed and is back."""
+    with client(service) as stream:
+        stream.start("rgb24", "rgb24", late="drop", fps=20)
+        reader = threading.Thread(target=lambda: stream.close_code())
+        reader.start()
+        [engine] = [pid for pid in service.descendants() if b"spawn_main" in _command(pid)]
+        models = list[str]()
+        for number in range(1200):
+            stream.send(number, plain(number % 200).tobytes())
+            if number == 10:
+                os.kill(engine, signal.SIGSTOP)
+            models = [event["model"] for event in stream.events if event["type"] == "model"]
+            if models[-1:] == ["xlsr"]:
+                break
+            time.sleep(0.05)
+        stream.send(number + 1, flags=END)
+        reader.join(60)
+    assert models == ["bicubic", "xlsr"]
+    assert stream.answered == sorted(set(stream.answered))
+    assert sorted(stream.answered + stream.dropped) == list(range(number + 1))
+    assert len(stream.answered) > number / 2
 
 
 @pytest.fixture(scope="module")

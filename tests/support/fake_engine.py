@@ -20,6 +20,7 @@ class FakeHost:
 
     def __init__(self, seconds: float = 0.0, mark: int = 100) -> None:
         self.seconds = seconds  # that each frame takes
+        self.heavy: dict[str, float] = {}  # and more for some models
         self.mark = mark  # added to each pixel
         self.up, self.refuses = True, False
         self.fails = frozenset[int]()  # how many frames came before those that fail
@@ -55,7 +56,7 @@ class FakeEngine:
         assert form in ("rgb", "yuv420")
         self.ready = EngineReady(f"{name}-{scale}", form, int(scale[1:]), "fake", "fp32", "none")
         self.pool = SlotPool(FrameFormat(form, int(scale[1:]), request.width, request.height), request.slots)
-        self.frames, self.closed = 0, False
+        self.frames, self.closed, self._name = 0, False, name
         self._host, self._dead, self._lock = host, False, threading.RLock()
         self._queue = SimpleQueue[tuple[Slot, float | None, bool, Future[float]] | None]()
         self._pending = list[Future[float]]()
@@ -85,7 +86,7 @@ class FakeEngine:
             slot, deadline, droppable, future = item
             self._host.going.wait(60)
             late = droppable and deadline is not None and time.monotonic() > deadline
-            time.sleep(0 if late else self._host.seconds)
+            time.sleep(0 if late else self._host.seconds + self._host.heavy.get(self._name, 0.0))
             with self._lock:
                 if self._dead:
                     return

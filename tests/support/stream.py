@@ -83,7 +83,12 @@ class Client:
     @property
     def dropped(self) -> list[int]:
         """Numbers of the frames that were reported dropped."""
-        return [number for event in self.events if event["type"] == "dropped" for number in event["sequence"]]
+        return [*self.dropped_for("late"), *self.dropped_for("queue_full")]
+
+    def dropped_for(self, reason: str) -> list[int]:
+        """Those that were dropped for this reason."""
+        events = [event for event in self.events if event["type"] == "dropped" and event["reason"] == reason]
+        return [number for event in events for number in event["sequence"]]
 
 
 @contextmanager
