@@ -27,8 +27,6 @@ from server.streams.wire import Kind
 from server.streams.worker import WorkerJob
 from server.websocket import HURRY
 
-START_SECONDS = 10.0
-"""Until the start message, from the handshake on."""
 STATS_SECONDS = 1.0
 TOO_BIG = 1009
 
@@ -67,7 +65,7 @@ async def stream(websocket: WebSocket) -> None:
 
 async def _converse(websocket: WebSocket, service: Service, owner: Caller, place: int) -> None:
     """The whole of a session, after the handshake."""
-    start = await _start_of(websocket)
+    start = await _start_of(websocket, service.settings.body_timeout_seconds)
     options = _options(service, owner, start)
     worker = await service.workers.spawn(WorkerJob("live", options.model_dump()))
     meter = Meter(service.metrics, f"websocket-{place}", options.model, options.budget_seconds)
@@ -83,12 +81,12 @@ async def _converse(websocket: WebSocket, service: Service, owner: Caller, place
         await worker.aclose()
 
 
-async def _start_of(websocket: WebSocket) -> Start:
+async def _start_of(websocket: WebSocket, seconds: float) -> Start:
     try:
-        async with asyncio.timeout(START_SECONDS):
+        async with asyncio.timeout(seconds):
             message = await websocket.receive()
     except TimeoutError:
-        raise ServiceError("slow_body", f"the start message did not come within {START_SECONDS:.0f} s") from None
+        raise ServiceError("slow_body", f"the start message did not come within {seconds:g} s") from None
     _check_open(message)
     text = message.get("text")
     if text is None:

@@ -41,7 +41,7 @@ class Opening:
 
     def __init__(self, open_engine: Callable[[], LiveEngine]) -> None:
         self._open = open_engine
-        self._result: LiveEngine | EngineError | None = None
+        self._result: LiveEngine | BaseException | None = None
         self._lock, self._tried, self._closed = threading.Lock(), threading.Event(), threading.Event()
         threading.Thread(target=self._run, name="opening", daemon=True).start()
 
@@ -57,7 +57,7 @@ class Opening:
         """
         with self._lock:
             result, self._result = self._result, None
-        if isinstance(result, EngineError):
+        if isinstance(result, BaseException):
             raise result
         return result
 
@@ -69,12 +69,12 @@ class Opening:
     def _run(self) -> None:
         while self._result is None and not self._closed.is_set():
             try:
-                result: LiveEngine | EngineError = self._open()
+                result: LiveEngine | BaseException = self._open()
             except EngineDeadError:
                 self._tried.set()
                 self._closed.wait(RETRY_SECONDS)
                 continue
-            except EngineError as error:
+            except BaseException as error:  # whatever it is, it belongs to whoever asks
                 result = error
             with self._lock:
                 self._result = result
@@ -86,7 +86,7 @@ class Opening:
     def _discard(self) -> None:
         with self._lock:
             result, self._result = self._result, None
-        if result is not None and not isinstance(result, EngineError):
+        if result is not None and not isinstance(result, BaseException):
             result.close()
 
 

@@ -476,11 +476,14 @@ def test_a_client_that_leaves_ends_the_session_and_frees_the_engine() -> None:
     assert all(isinstance(error, OSError) for error in running.errors)
 
 
-def test_an_unexpected_fault_is_not_taken_for_the_clients() -> None:
-    with session(FakeHost(), options("rgb24", "rgb24", 32, 24)) as running:
-        running.channel.send_frame(b"short")
-        assert running.event("ready")
-        assert running.receive() is None or running.events[-1]["type"] == "error"
+@pytest.mark.parametrize("late", ["keep", "drop"])
+def test_a_fault_of_our_own_is_not_taken_for_the_clients(monkeypatch: pytest.MonkeyPatch, late: str) -> None:
+    host = FakeHost()
+    monkeypatch.setattr(host, "connect", lambda address, request: 1 / 0)
+    with session(host, options("rgb24", "rgb24", 32, 24, late=late)) as running:
+        assert running.receive() is None
+    assert running.events == []
+    assert [type(error) for error in running.errors] == [ZeroDivisionError]
 
 
 def test_stages_are_told_with_each_frame() -> None:

@@ -28,11 +28,13 @@ from tests.support.stream import Client, client
 MAX_FRAME_BYTES = 1 << 20
 SLOW_SECONDS = 2.0
 PING_SECONDS = 4.0
+START_SECONDS = 1.5
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    settings = {"slow_consumer_seconds": SLOW_SECONDS, "ping_seconds": PING_SECONDS, "max_frame_bytes": MAX_FRAME_BYTES}
+    limits = {"max_frame_bytes": MAX_FRAME_BYTES, "body_timeout_seconds": START_SECONDS}
+    settings = {"slow_consumer_seconds": SLOW_SECONDS, "ping_seconds": PING_SECONDS, **limits}
     with running_service(tmp_path_factory.mktemp("stream"), **settings) as running:
         yield running
 
@@ -125,6 +127,14 @@ def test_a_start_that_cannot_be_used_is_told_and_closed(service: RunningService,
         stream.socket.send(words)
         assert stream.close_code() == 1003
         assert stream.events[-1]["type"] == "error"
+
+
+def test_who_says_nothing_does_not_keep_a_place(service: RunningService) -> None:
+    with unharmed(service), client(service) as stream:
+        assert sessions(service) == 1
+        assert stream.close_code() == 1008
+        assert stream.error == "slow_body"
+        wait_until(lambda: sessions(service) == 0)
 
 
 def test_a_model_that_does_not_exist(service: RunningService) -> None:
