@@ -7,7 +7,7 @@ import time
 
 from engines.runner import DeviceMemoryError, EngineDeadError, InferenceError, LateError, Plane
 from engines.slots import FrameFormat
-from server.media.live_input import Shape
+from server.media.live_input import Shape, announced_shape
 from server.media.live_output import LiveOutput, Wanted, open_output, size_of
 from server.streams._ladder import ENGINE_GONE
 from server.streams._live_frames import Broken, Dropped, End, Failed, Outbox, Planned, Retired, Upscaling
@@ -45,7 +45,8 @@ class Delivery:
             Closed: the client left.
             Exception: what broke the session.
         """
-        if self._options.start.input.width is None:
+        words = self._options.start.input
+        if announced_shape(words.format, words.width, words.height) is None:  # else a rung is looked for, and then told
             self._channel.send_json(ready(self._model, None, None, self._wanted.format, None))
         while True:
             match item := self._outbox.get():

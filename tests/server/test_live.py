@@ -69,6 +69,18 @@ def test_frames_of_odd_size_lose_a_pixel_at_most(target: Format) -> None:
     assert (output["width"], output["height"]) == ((152, 110) if even else (153, 111))
 
 
+@pytest.mark.parametrize("source", FORMATS)
+def test_a_client_is_told_that_frames_can_come_before_it_sends_one(source: Format) -> None:
+    with session(FakeHost(), options(source, "jpeg", 64, 48)) as running:
+        assert running.event("ready")["model"] == "xlsr"
+
+
+@pytest.mark.parametrize("source", ["jpeg", "png", "h264"])
+def test_formats_that_say_their_size_need_not_be_announced(source: Format) -> None:
+    with session(FakeHost(), options(source, "jpeg")) as running:
+        assert running.event("ready")["output"] == {"format": "jpeg", "width": None, "height": None}
+
+
 def test_a_thousand_frames_come_in_order_each_answered_or_reported() -> None:
     with session(FakeHost(0.001), options("jpeg", "jpeg", late="drop", fps=240, frame_queue=4)) as running:
         picture, start = encode("jpeg", plain(99)), time.monotonic()
