@@ -317,6 +317,7 @@ def bench_service(
     model: ModelName = "auto",
     pictures: Annotated[int, typer.Option(min=1, help="One after the other, for latency.")] = 50,
     sessions: Annotated[int, typer.Option(min=1, help="Opened and closed, one after the other.")] = 50,
+    idle: Annotated[int, typer.Option(min=0, max=60, help="Sessions that are open meanwhile and send nothing.")] = 0,
     streams: Annotated[int, typer.Option(min=1, max=64, help="At once.")] = 2,
     fps: Annotated[float, typer.Option(min=1, help="Frames a second of each.")] = 15,
     seconds: Annotated[float, typer.Option(min=1, help="Of each.")] = 20,
@@ -329,7 +330,7 @@ def bench_service(
     from server.bench.service import ServiceBench
     from server.bench.service import bench_service as run
 
-    bench = ServiceBench(model, pictures, sessions, streams, fps, seconds, soak_pictures, soak_sessions)
+    bench = ServiceBench(model, pictures, sessions, idle, streams, fps, seconds, soak_pictures, soak_sessions)
     _bench_result(run(bench, _say), save, json)
 
 

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -33,6 +33,7 @@ class ServiceBench:
         model: of all requests.
         pictures: for latency; each one comes back before the next one goes.
         sessions: opened and closed one after the other.
+        idle: sessions that are open all the while streams run, and send nothing.
         streams: at once, for memory and latency.
         fps: of each.
         seconds: of each.
@@ -42,6 +43,7 @@ class ServiceBench:
     model: str
     pictures: int
     sessions: int
+    idle: int
     streams: int
     fps: float
     seconds: float
@@ -63,12 +65,17 @@ def bench_service(bench: ServiceBench, say: Callable[[str], None]) -> dict[str, 
         pictures = [_picture(service) for _ in range(bench.pictures)]
         say("sessions, one after the other")
         sessions = _sessions(service, bench.sessions)
-        say(f"{bench.streams} streams at once")
-        streams = _streams(service, bench, idle)
+        say(f"{bench.streams} streams at once beside {bench.idle} idle sessions")
+        with ExitStack() as stack:
+            for _ in range(bench.idle):
+                stack.enter_context(_session(service))
+            waiting = service.memory_bytes()
+            streams = _streams(service, bench, waiting)
         say("soak")
         soak = _soak(service, bench)
         start = digits(service.start_seconds)
-    memory = {"idle_bytes": idle, "start_seconds": start}
+    each = (waiting - idle) // bench.idle if bench.idle else None
+    memory = {"idle_bytes": idle, "idle_session_bytes": each, "start_seconds": start}
     settings = {"rounds": 1, **vars(bench)}
     figures = {"pictures_ms": percentiles(pictures), "sessions": sessions, "streams": streams, "soak": soak}
     return {"kind": "service", **about, "settings": settings, **memory, **figures}
@@ -125,7 +132,7 @@ def _session(service: OwnService, fps: float = 30) -> Iterator[ClientConnection]
         yield socket
 
 
-def _streams(service: OwnService, bench: ServiceBench, idle: int) -> dict[str, Any]:
+def _streams(service: OwnService, bench: ServiceBench, before: int) -> dict[str, Any]:
     """So many streams at once, at a steady pace: latencies as the client sees them, drops, memory of each."""
     clients = [_Client(service, bench, number) for number in range(bench.streams)]
     for client in clients:
@@ -143,7 +150,7 @@ def _streams(service: OwnService, bench: ServiceBench, idle: int) -> dict[str, A
         "answered": len(latencies),
         "dropped": sum(client.dropped for client in clients),
         "latency_ms": percentiles(latencies or [0.0]),
-        "bytes_each": (memory - idle) // bench.streams,
+        "bytes_each": (memory - before) // bench.streams,
     }
 
 
@@ -200,7 +207,7 @@ def summary(result: dict[str, Any]) -> list[tuple[str, str]]:
     """The figures in words."""
     sessions, streams, soak, settings = (result[name] for name in ("sessions", "streams", "soak", "settings"))
     ready: Spread = sessions["ready_ms"]
-    first, last = soak["after_a_quarter"], soak["after_all"]
+    first, last, each = soak["after_a_quarter"], soak["after_all"], result["idle_session_bytes"]
     return [
         ("ready after", f"{result['start_seconds']:.1f} s"),
         ("memory, idle, all processes (PSS)", _mib(result["idle_bytes"])),
@@ -210,6 +217,7 @@ def summary(result: dict[str, Any]) -> list[tuple[str, str]]:
         (f"{streams['count']} streams of 480x270 JPEG at {streams['fps']:g} frames/s", _milliseconds(streams["latency_ms"])),
         ("frames of these sent / answered / dropped", f"{streams['sent']} / {streams['answered']} / {streams['dropped']}"),
         ("memory for each of these streams", _mib(streams["bytes_each"])),
+        *([(f"memory for each of {settings['idle']} idle sessions beside them", _mib(each))] if each else []),
         (
             f"memory after {settings['soak_pictures']} small pictures and {settings['soak_sessions']} sessions of a frame",
             f"{_mib(last['bytes'])}, after a quarter of them {_mib(first['bytes'])}",

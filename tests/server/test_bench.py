@@ -180,12 +180,17 @@ def test_wrong_sizes_and_unknown_peers_are_refused() -> None:
 
 def test_a_service_is_measured_from_outside() -> None:
     said = list[str]()
-    result = bench_service(ServiceBench("bicubic", 2, 2, 2, 10, 1, 8, 4), said.append)
+    result = bench_service(ServiceBench("bicubic", 2, 2, 3, 2, 10, 1, 8, 4), said.append)
     assert result["kind"] == "service" and "ready after" in said[0]
     streams, soak = result["streams"], result["soak"]
     assert streams["sent"] == 20 == streams["answered"] + streams["dropped"]
     assert 0 < streams["latency_ms"]["p50"] <= streams["latency_ms"]["max"]
-    assert result["idle_bytes"] > 0 and soak["after_all"]["bytes"] > 0 and soak["processes"] >= 4
+    assert (
+        result["idle_bytes"] > 0
+        and result["idle_session_bytes"] is not None
+        and soak["after_all"]["bytes"] > 0
+        and soak["processes"] >= 4
+    )
     assert "2 streams of 480x270 JPEG at 10 frames/s | p50" in text(result)
 
 
