@@ -128,19 +128,22 @@ def test_the_oldest_go_first_when_the_engine_is_too_slow() -> None:
 
 def test_late_frames_are_dropped_and_the_stream_goes_on() -> None:
     host = FakeHost()
-    with session(host, options("rgb24", "rgb24", 32, 24, late="drop", budget_seconds=0.1)) as running:
+    with session(host, options("rgb24", "rgb24", 32, 24, late="drop", fps=240, budget_seconds=0.3)) as running:
         running.event("ready")
         host.going.clear()
         for number in range(3):
             running.send(number, plain(number).tobytes())
-        time.sleep(0.3)
+        time.sleep(0.5)
         host.going.set()
-        running.send(3, plain(3).tobytes())
-        running.answer()
-        running.finish(4)
-    assert running.answers[0].header.sequence == 3
-    assert running.sequences("dropped") == [0, 1, 2]
+        for number in range(3, 53):
+            running.send(number, plain(number).tobytes())
+            time.sleep(0.01)
+        running.finish(53)
+    answered, lost = [answer.header.sequence for answer in running.answers], running.sequences("dropped")
+    assert sorted(answered + lost) == list(range(54))
+    assert set(lost) >= {0, 1, 2}
     assert running.events[1]["reason"] == "late"
+    assert len(answered) > 1
 
 
 def test_ten_times_the_agreed_rate_is_not_let_in() -> None:
@@ -420,8 +423,9 @@ def test_a_live_stream_does_not_wait_for_a_slow_engine(monkeypatch: pytest.Monke
 
 def test_an_engine_three_times_too_slow_is_relieved_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Down to the lighter network, then to interpolation, which loses nothing; and up again."""
-    monkeypatch.setattr(_strain, "WINDOW_SECONDS", 0.3)
-    monkeypatch.setattr(_ladder, "RISE_SECONDS", 0.5)
+    monkeypatch.setattr(_strain, "WINDOW_SECONDS", 0.4)
+    monkeypatch.setattr(_strain, "FRAMES", 4)
+    monkeypatch.setattr(_ladder, "RISE_SECONDS", 3.0)
     host = FakeHost(0.05)
     host.heavy["swift-srgan-psnr"] = 0.05
     wanted = options("rgb24", "rgb24", 32, 24, late="drop", fps=60, budget_seconds=0.15, model="swift-srgan-psnr")
@@ -437,7 +441,7 @@ def test_an_engine_three_times_too_slow_is_relieved_until_there_is_room(monkeypa
                 host.seconds = host.heavy["swift-srgan-psnr"] = 0.0
             if "swift-srgan-psnr" in models:
                 break
-            assert number < 1800
+            assert number < 3600
         running.send(number + 1, flags=END)
         reader.join(30)
     switches = [(event["model"], event["reason"]) for event in running.events if event["type"] == "model"]
