@@ -65,8 +65,9 @@ class EngineProcess:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
         arguments = (self.address, self._catalogue, self._options, theirs)
-        self._process = context.Process(target=run, args=arguments, name="fourfold-engine", daemon=True)
-        self._process.start()
+        process = context.Process(target=run, args=arguments, name="fourfold-engine", daemon=True)
+        process.start()
+        self._process = process
         theirs.close()
         try:
             refusal = ours.recv()

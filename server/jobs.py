@@ -240,6 +240,7 @@ class Jobs:
                 if error.code != "busy":
                     raise
                 await asyncio.sleep(error.retry_after or 1)  # the machine has no room for another process just now
+        await finished(self.storage.measure, job.folder)  # a short job may have ended before it was measured
         figures = done["figures"]
         frames = figures["frames_out"]
         return Outcome(frames, frames, figures["fps"], result=figures, notes=tuple(done["notes"]))

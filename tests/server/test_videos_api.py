@@ -339,7 +339,10 @@ def test_a_service_that_stops_leaves_the_rest_for_later(tmp_path: Path, short: P
         under_way(client, videos[0])
         assert service.stop() == 0
     with running_service(tmp_path) as service, client_of(service) as client:
-        assert [ended(client, video)["frames"] for video in videos] == [600, 12]
+        assert [(done["frames"], done["error"]) for done in (ended(client, video) for video in videos)] == [
+            (600, None),
+            (12, None),
+        ]
 
 
 def test_the_queue_is_bounded(tmp_path: Path, long: Path) -> None:
