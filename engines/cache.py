@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -40,10 +41,14 @@ class CompiledEngine:
     cached: bool  # it was there already
 
     def admitted(self, parity_db: float) -> None:
-        """Notes that the engine passed."""
+        """Notes that the engine passed. Where that cannot be noted, it is to show it again next time."""
         note = _note(self.path)
-        if note is not None:
+        if note is None:
+            return
+        try:
             replace_file(self.path.with_suffix(".json"), as_json(note | {"parity_db": min(parity_db, IDENTICAL_DB)}))
+        except OSError as error:
+            log.warning("that an engine was admitted could not be kept in %s: %s", self.path.parent, error.strerror)
 
 
 def description(backend: Backend, spec: EngineSpec) -> dict[str, Any]:
@@ -139,7 +144,7 @@ def _only_one(path: Path) -> Iterator[None]:
 def replace_file(path: Path, content: bytes) -> None:
     """Writes a file that exists only once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         partial.write_bytes(content)
         os.replace(partial, path)

@@ -205,7 +205,7 @@ class _Client:
                 self._serve_frames(_request_of(message))
         except _NonsenseError as error:
             log.warning("a client sent nonsense and is cut off: %s", error)
-        except (EOFError, OSError):
+        except (EOFError, ConnectionError):
             pass  # it left
         except Exception:
             log.exception("a client is cut off")

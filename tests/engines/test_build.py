@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engines.batching import Lanes
-from engines.build import SwappingRunner, open_at_once
+from engines.build import SwappingRunner, open_at_once, open_runner
 from engines.cache import cache_folder
 from engines.engine import LocalEngine
 from engines.runner import Frame, InferenceError, Layout, Plane, PlaneFrame
@@ -180,3 +180,23 @@ def test_a_session_does_not_wait_for_its_size() -> None:
     with LocalEngine("openvino", spec, 2) as engine:
         slot = engine.pool.acquire()
         assert engine.submit(slot).result(60) > 0
+
+
+def test_threads_that_open_the_same_engine_at_once_all_get_it() -> None:
+    spec, failures = spec_of("bicubic", 4, "yuv420", None, None), list[Exception]()
+
+    def opened() -> None:
+        try:
+            open_runner("openvino", spec).close()
+        except Exception as error:
+            failures.append(error)
+
+    for _ in range(5):
+        threads = [threading.Thread(target=opened) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for path in (cache_folder() / "engines").iterdir():
+            path.unlink()
+    assert not failures
