@@ -107,7 +107,9 @@ class Settings(BaseSettings):
     )
 
     header_timeout_seconds: float = Field(10.0, gt=0, description="Seconds that a request's headers may take.")
-    body_timeout_seconds: float = Field(10.0, gt=0, description="Seconds without a byte of a request's body.")
+    body_timeout_seconds: float = Field(
+        10.0, gt=0, description="Seconds without a byte of a request's body, or without a session's start message."
+    )
     shutdown_grace_seconds: float = Field(20.0, gt=0, description="Seconds that work in flight has to end after SIGTERM.")
 
 
