@@ -133,6 +133,7 @@ class EngineSupervisor:
                 log.error("the engine: %s", error)
             else:
                 self._failure = error  # it said why it cannot be had, and will say so again
+        self._answered = float("-inf")
         self._process.kill()
 
     def _watch(self) -> None:

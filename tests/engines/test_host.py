@@ -1,26 +1,29 @@
 """The engine process: many clients, each in memory of its own, and what happens when one side goes."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import engines.host
 from engines.client import EngineProcess, RemoteEngine, read_stats
 from engines.host import EngineRequest, Host, HostOptions
-from engines.runner import BackendUnavailableError, DeviceMemoryError, EngineDeadError, Graphs, LateError, Planes
+from engines.runner import BackendUnavailableError, DeviceMemoryError, EngineDeadError, Frame, Graphs, LateError, Planes
 from models.colour import Colour
 from models.registry import Form
 from server.catalogue import find_graphs
 from tests.support.engines import picture_planes, run, spec_of
-from tests.support.faulty_host import faulty_host
+from tests.support.faulty_host import SmallDevice, faulty_host
 
 COLOUR = Colour("bt709", "limited")
 
@@ -236,3 +239,30 @@ def test_runners_are_shared_and_those_that_nobody_uses_are_few() -> None:
         host.stations.release(key)
     assert len(host.stations._opened) == 8
     host.scheduler.close()
+
+
+class LostDevice(SmallDevice):
+    """Says of every frame that the device is gone, as a card does after an error that sticks."""
+
+    def infer(self, frames: Sequence[Frame]) -> None:
+        raise EngineDeadError("the card does not answer any more")
+
+
+def host_with_a_lost_device(address: str, started: Connection) -> None:
+    engines.host.open_at_once = lambda backend, spec: LostDevice()  # in a process of its own
+    engines.host.run(address, catalogue(), HostOptions(1, "openvino", "fp32"), started)
+
+
+def test_a_lost_device_ends_the_process_and_every_client_knows(tmp_path: Path) -> None:
+    context, address = multiprocessing.get_context("spawn"), str(tmp_path / "engine")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=host_with_a_lost_device, args=(address, theirs), daemon=True)
+    process.start()
+    assert ours.recv() is None
+    with RemoteEngine(address, request()) as bystander, RemoteEngine(address, request()) as engine:
+        with pytest.raises(EngineDeadError):
+            engine.submit(engine.pool.slots[0]).result(30)
+        process.join(30)
+        assert process.exitcode == engines.host.DEAD_EXIT
+        with pytest.raises(EngineDeadError):
+            bystander.submit(bystander.pool.slots[0]).result(30)
