@@ -125,13 +125,13 @@ def build_network(name: str, scale: int) -> nn.Module:
 
 
 def find_model(name: str, scale: int) -> Model:
-    """The model called `name` at `scale`.
+    """The model called `name` at `scale`; of `auto`, the one with the best PSNR.
 
     Raises:
         UnknownModelError: no such model, or not at this scale.
     """
     for model in MODELS:
-        if (model.name, model.scale) == (name, scale):
+        if model.scale == scale and name in ("auto", model.name):
             return model
     known = ", ".join(f"{m.name} (x{m.scale})" for m in MODELS)
     raise UnknownModelError(f"there is no model {name} at x{scale}; there are {known}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from engines.cache import cache_folder
 from engines.runner import Graphs
 from models.errors import FourfoldError
-from models.registry import MODELS, Form, UnknownModelError, build_network, find_model
+from models.registry import Form, UnknownModelError, build_network, find_model
 
 
 def find_graphs(model: str, scale: int, form: Form) -> tuple[str, Graphs]:
@@ -17,14 +17,12 @@ def find_graphs(model: str, scale: int, form: Form) -> tuple[str, Graphs]:
         UnknownModelError: neither a model nor a file of that name, or not at this scale.
         CheckpointError: the file is no checkpoint of ours.
     """
-    if model == "auto":
-        model = next((m.name for m in MODELS if m.scale == scale), "auto")
     if model.endswith(".safetensors"):
         return _from_checkpoint(Path(model), scale, form)
     found = find_model(model, scale)
     files = {precision: found.onnx(form, precision) for precision in found.precisions}
     checkpoint = found.checkpoint if found.checkpoint.exists() else None  # bicubic interpolation has no weights
-    return model, Graphs(found.title, scale, form, files, checkpoint)
+    return found.name, Graphs(found.title, scale, form, files, checkpoint)
 
 
 def _from_checkpoint(path: Path, scale: int, form: Form) -> tuple[str, Graphs]:

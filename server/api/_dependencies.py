@@ -8,6 +8,7 @@ from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
+from models.registry import Model, UnknownModelError, find_model
 from server.access import Caller
 from server.errors import ServiceError
 from server.keyfile import Scope
@@ -53,6 +54,18 @@ def subprotocol_of(websocket: WebSocket) -> str | None:
     """What to accept a WebSocket with: a browser that offers its key as a subprotocol needs that one back."""
     offered: list[str] = websocket.scope["subprotocols"]
     return next((name for name in offered if name.startswith(SUBPROTOCOL)), None)
+
+
+def model_of(name: str, scale: int) -> Model:
+    """The model that a request names.
+
+    Raises:
+        ServiceError: unknown_model: there is none; the message lists what there is.
+    """
+    try:
+        return find_model(name, scale)
+    except UnknownModelError as error:
+        raise ServiceError("unknown_model", str(error)) from error
 
 
 def _permitted(connection: HTTPConnection, scope: Scope) -> Caller:

@@ -10,10 +10,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from models.registry import MODELS, Model, UnknownModelError, find_model
+from models.registry import Model
 from server.access import Caller
 from server.api._accept import best_type
-from server.api._dependencies import ServiceDependency, caller
+from server.api._dependencies import ServiceDependency, caller, model_of
 from server.api._multipart import file_pieces
 from server.api._openapi import errors
 from server.errors import ServiceError
@@ -92,7 +92,7 @@ async def upscale(
     grey and CMYK pictures become RGB; alpha is kept where the answer's type has it; an RGB colour profile goes over into the
     answer. Of an animation the first picture is upscaled.
     """
-    network = _network(model or service.settings.model, scale)
+    network = model_of(model or service.settings.model, scale)
     kind = _wanted_type(request)
     task = _task(service, owner, network, TYPES[kind], quality)
     picture = bytearray()
@@ -147,13 +147,6 @@ class _Answer(Response):
         finally:
             self._metrics.frames_total.labels("image", outcome).inc()
             self._metrics.stage_seconds.labels("send").observe(time.monotonic() - started)
-
-
-def _network(name: str, scale: int) -> Model:
-    try:
-        return next(m for m in MODELS if m.scale == scale) if name == "auto" else find_model(name, scale)
-    except UnknownModelError as error:
-        raise ServiceError("unknown_model", str(error)) from error
 
 
 def _wanted_type(request: Request) -> str:

@@ -14,9 +14,8 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from models.registry import MODELS, UnknownModelError, find_model
 from server.access import Caller
-from server.api._dependencies import caller_of_websocket, service_of, subprotocol_of
+from server.api._dependencies import caller_of_websocket, model_of, service_of, subprotocol_of
 from server.api._stream_meter import Meter
 from server.api._stream_sessions import Sessions
 from server.errors import ServiceError
@@ -98,20 +97,12 @@ def _options(service: Service, owner: Caller, start: Start) -> LiveOptions:
     settings = service.settings
     return LiveOptions(
         start=start,
-        model=_model(start.model or settings.model, start.scale),
+        model=model_of(start.model or settings.model, start.scale).name,
         pixels=min(settings.max_video_pixels, owner.limits.pixels or settings.max_video_pixels),
         output_pixels=settings.max_output_pixels,
         frame_queue=settings.frame_queue,
         budget_seconds=settings.live_budget_ms / 1000,
     )
-
-
-def _model(name: str, scale: int) -> str:
-    """Its name; `auto` is the best that is there."""
-    try:
-        return next(model.name for model in MODELS if model.scale == scale) if name == "auto" else find_model(name, scale).name
-    except UnknownModelError as error:
-        raise ServiceError("unknown_model", str(error)) from error
 
 
 def _check_open(message: Any) -> None:

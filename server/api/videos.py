@@ -9,9 +9,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from models.registry import MODELS, UnknownModelError, find_model
 from server.access import Caller
-from server.api._dependencies import ServiceDependency, caller
+from server.api._dependencies import ServiceDependency, caller, model_of
 from server.api._openapi import errors
 from server.api._uploads import receive
 from server.errors import ServiceError
@@ -105,7 +104,7 @@ async def create(
     if service.draining.is_set():  # an engine that is being started again is no reason to refuse: jobs wait for it
         raise ServiceError("restart", "the service is shutting down; try again", retry_after=5)
     options = {
-        "model": _model(model or service.settings.model, scale),
+        "model": model_of(model or service.settings.model, scale).name,
         "scale": scale,
         "encoder": _encoder(encoder),
         "crf": crf,
@@ -172,13 +171,6 @@ async def remove(service: ServiceDependency, owner: Permitted, id: str) -> Respo
     """Ends the job, whatever it is doing, and removes upload and result."""
     await service.jobs.remove(id, owner.name)
     return Response(status_code=204)
-
-
-def _model(name: str, scale: int) -> str:
-    try:
-        return next(m.name for m in MODELS if m.scale == scale) if name == "auto" else find_model(name, scale).name
-    except UnknownModelError as error:
-        raise ServiceError("unknown_model", str(error)) from error
 
 
 def _encoder(name: str) -> str:
