@@ -192,7 +192,10 @@ class Jobs:
         except asyncio.CancelledError:
             running.cancel()
             await asyncio.wait([running])
-            await self._store.set_state(job.id, "queued")  # if this fails, the next start finds it running, and does the same
+            if running.cancelled():
+                await self._store.set_state(job.id, "queued")  # if this fails, the next start finds it running: the same
+            else:  # it ended just now, and its upload is gone
+                await self._store.end(job.id, running.result())
             raise
         if running.cancelled():  # removed by its owner
             return
@@ -207,14 +210,15 @@ class Jobs:
         try:
             await finished(self.storage.keep_only, job.folder, SOURCE)  # what an earlier run left goes
             outcome = await self._upscaled(job)
-            await finished(self.storage.keep_only, job.folder, RESULT)
+            with suppress(asyncio.CancelledError):  # too late: without its upload it could not be done again
+                await finished(self.storage.keep_only, job.folder, RESULT)
             return outcome
         except ServiceError as error:
             fault = error
         except Exception:
             log.exception("a video of %s failed", job.owner)
             fault = ServiceError("internal", "the service failed on this video; tell its operator")
-        with suppress(OSError):
+        with suppress(OSError, asyncio.CancelledError):
             await finished(self.storage.keep_only, job.folder)
         self._metrics.stream_faults_total.labels(fault.code).inc()
         return replace(self._progress[job.id], error={"code": fault.code, "message": fault.message})

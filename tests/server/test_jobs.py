@@ -21,9 +21,10 @@ from engines.host import HostOptions
 from server.catalogue import find_graphs
 from server.errors import ServiceError, SettingsError
 from server.job_store import MAX_CRASHES, Job, JobStoreError
-from server.jobs import SOURCE, Jobs
+from server.jobs import RESULT, SOURCE, Jobs
 from server.metrics import Metrics
 from server.settings import Settings
+from server.storage import Storage
 from server.streams.pool import Worker, Workers
 from server.streams.worker import WorkerJob
 from tests.server.media.support import frames_of, packets_of
@@ -440,3 +441,25 @@ async def test_an_upload_that_takes_too_long_to_open_is_refused(
             await b.check(short)
         assert (caught.value.code, caught.value.status) == ("decode_timeout", 504)
         assert await b.files() == []
+
+
+async def test_a_job_that_ends_while_the_service_stops_is_done(
+    tmp_path: Path, engine: EngineProcess, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its upload is being removed when the stop comes: it could not be done again."""
+    tidying, keep_only = asyncio.Event(), Storage.keep_only
+
+    def slowly(storage: Storage, name: str, *kept: str) -> None:
+        if kept == (RESULT,):
+            loop.call_soon_threadsafe(tidying.set)
+            time.sleep(0.3)
+        keep_only(storage, name, *kept)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(Storage, "keep_only", slowly)
+    async with bench(tmp_path, engine) as b:
+        job = await b.add(short)
+        await tidying.wait()
+    async with bench(tmp_path, engine) as b:
+        assert (await b.jobs.find(job.id, "ann")).state == "done"
+        assert await b.files() == [RESULT]
