@@ -68,7 +68,7 @@ def bench_service(bench: ServiceBench, say: Callable[[str], None]) -> dict[str, 
         say(f"{bench.streams} streams at once beside {bench.idle} idle sessions")
         with ExitStack() as stack:
             for _ in range(bench.idle):
-                stack.enter_context(_session(service))
+                stack.enter_context(_idle(service))
             waiting = service.memory_bytes()
             streams = _streams(service, bench, waiting)
         say("soak")
@@ -130,6 +130,17 @@ def _session(service: OwnService, fps: float = 30) -> Iterator[ClientConnection]
         if answer["type"] != "ready":
             raise FourfoldError(f"a session was answered with {answer}")
         yield socket
+
+
+@contextmanager
+def _idle(service: OwnService) -> Iterator[None]:
+    """A session of someone who listens and sends nothing."""
+    with _session(service) as socket:
+        listening = threading.Thread(target=lambda: [None for _ in socket])
+        listening.start()
+        yield
+        socket.close()
+        listening.join()
 
 
 def _streams(service: OwnService, bench: ServiceBench, before: int) -> dict[str, Any]:
