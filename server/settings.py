@@ -98,7 +98,11 @@ class Settings(BaseSettings):
     )
 
     image_workers: int = Field(2, gt=0, description="Processes that decode and encode pictures.")
-    image_timeout_seconds: float = Field(30.0, gt=0, description="Seconds that one picture may take.")
+    image_timeout_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds that one picture may take; the first one of a network includes the trial of its engines.",
+    )
     worker_memory_bytes: int = Field(
         1536 * MIB, gt=0, description="Bytes of data that the process of a session or of pictures may hold."
     )
