@@ -142,8 +142,8 @@ class JobStore:
         return [_job_from(row) for row in await self._do(lambda database: database.execute(query, values).fetchall())]
 
     async def _do(self, call: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(self._database))
+        try:  # shielded: what was asked for is done, also when a stop cancels whoever waits for it
+            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(self._database)))
         except sqlite3.OperationalError as error:
             full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
             why = "the disk of the service is full" if full else "the service cannot file its jobs"

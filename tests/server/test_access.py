@@ -29,6 +29,7 @@ from server.app import create_app
 from server.errors import ServiceError
 from server.keyfile import KeyFileError, Limits, Scope, add_key, read_keys, revoke_key
 from server.settings import Settings
+from tests.support.bystander import watched
 from tests.support.service import RunningService, running_service
 
 PUBLIC = {"/health/live"}
@@ -296,7 +297,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     keys = folder / "keys.json"
     root = add_key(keys, "root", ["admin"], None, Limits())
     add_key(keys, "old", ["admin"], datetime.now(UTC) - timedelta(days=1), Limits())
-    with running_service(folder, key=root, api_keys_file=keys, trusted_proxies=[PROXY]) as service:
+    with running_service(folder, key=root, api_keys_file=keys, trusted_proxies=[PROXY]) as service, watched(service):
         yield Guarded(service, keys)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.bystander import watched
 from tests.support.live import plain
 from tests.support.service import RunningService, running_service
 from tests.support.stream import Client, client
@@ -17,6 +18,7 @@ DEATHS = 7  # the first five restarts are free, the sixth waits a second
 def test_the_service_outlives_an_engine_that_does_not_live(tmp_path: Path) -> None:
     with (
         running_service(tmp_path, engine="openvino", precision="fp32") as service,
+        watched(service),
         httpx.Client(base_url=service.url, timeout=30) as http,
         client(service) as stream,
     ):

@@ -20,7 +20,7 @@ from engines.client import EngineProcess
 from engines.host import HostOptions
 from server.catalogue import find_graphs
 from server.errors import ServiceError, SettingsError
-from server.job_store import MAX_CRASHES, Job, JobStoreError
+from server.job_store import MAX_CRASHES, Job, JobStore, JobStoreError, Outcome
 from server.jobs import RESULT, SOURCE, Jobs
 from server.metrics import Metrics
 from server.settings import Settings
@@ -463,3 +463,25 @@ async def test_a_job_that_ends_while_the_service_stops_is_done(
     async with bench(tmp_path, engine) as b:
         assert (await b.jobs.find(job.id, "ann")).state == "done"
         assert await b.files() == [RESULT]
+
+
+async def test_a_job_whose_end_is_being_filed_when_the_service_stops_is_done(
+    tmp_path: Path, engine: EngineProcess, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's thread is busy: what was asked of it before the stop is done all the same."""
+    filing, end = asyncio.Event(), JobStore.end
+
+    async def late(store: JobStore, job_id: str, outcome: Outcome) -> str:
+        busy = asyncio.create_task(store._do(lambda database: time.sleep(0.3)))
+        await asyncio.sleep(0)
+        filing.set()
+        state = await end(store, job_id, outcome)
+        await busy
+        return state
+
+    monkeypatch.setattr(JobStore, "end", late)
+    async with bench(tmp_path, engine) as b:
+        job = await b.add(short)
+        await filing.wait()
+    async with bench(tmp_path, engine) as b:
+        assert (await b.jobs.find(job.id, "ann")).state == "done"

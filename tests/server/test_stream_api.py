@@ -20,7 +20,7 @@ from websockets.typing import Origin, Subprotocol
 
 from server.keyfile import Limits, add_key
 from server.streams.protocol import END, KEYFRAME
-from tests.support.bystander import unharmed
+from tests.support.bystander import unharmed, watched
 from tests.support.live import H264Decoder, H264Encoder, encode, plain, psnr
 from tests.support.service import RunningService, running_service
 from tests.support.stream import Client, client
@@ -35,7 +35,7 @@ START_SECONDS = 1.5
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     limits = {"max_frame_bytes": MAX_FRAME_BYTES, "body_timeout_seconds": START_SECONDS}
     settings = {"slow_consumer_seconds": SLOW_SECONDS, "ping_seconds": PING_SECONDS, **limits}
-    with running_service(tmp_path_factory.mktemp("stream"), **settings) as running:
+    with running_service(tmp_path_factory.mktemp("stream"), **settings) as running, watched(running):
         yield running
 
 
@@ -374,7 +374,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningSer
         "other": add_key(file, "other", ["images"], None, Limits()),
     }
     settings: dict[str, Any] = {"api_keys_file": file, "allowed_origins": ("https://friend.example",), "max_streams": 3}
-    with running_service(folder, key=keys["root"], max_streams_per_key=2, **settings) as running:
+    with running_service(folder, key=keys["root"], max_streams_per_key=2, **settings) as running, watched(running):
         yield running, keys
 
 

@@ -18,7 +18,7 @@ import pytest
 from server.keyfile import Limits, add_key
 from tests.server.media.support import frames_of, packets_of
 from tests.support import clips
-from tests.support.bystander import unharmed
+from tests.support.bystander import unharmed, watched
 from tests.support.hostile import SECRET, canary, playlist
 from tests.support.service import RunningService, running_service
 
@@ -27,7 +27,7 @@ FAST = {"model": "bicubic", "scale": 2}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as service:
+    with running_service(tmp_path_factory.mktemp("service")) as service, watched(service):
         yield service
 
 

@@ -53,6 +53,7 @@ class Bystander:
     """Sends the same small picture again and again, and expects the same answer each time."""
 
     service: RunningService
+    pause_seconds: float = 0.05
     answers: int = 0
     failures: list[str] = field(default_factory=list)
 
@@ -65,7 +66,22 @@ class Bystander:
                 if answer.status_code != 200 or answer.content != expected:
                     self.failures.append(answer.text[:300])
                 self.answers += 1
-                stop.wait(0.05)
+                stop.wait(self.pause_seconds)
+
+
+@contextmanager
+def watched(service: RunningService) -> Iterator[RunningService]:
+    """Someone else asks for pictures all the while, and is served rightly each time, whatever other clients and tests do."""
+    bystander, stop = Bystander(service, pause_seconds=0.3), threading.Event()
+    thread = threading.Thread(target=bystander.run, args=(stop,))
+    thread.start()
+    try:
+        yield service
+        _wait_for(bystander, bystander.answers + 2)
+    finally:
+        stop.set()
+        thread.join(60)
+    assert bystander.failures == []
 
 
 @contextmanager
