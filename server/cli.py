@@ -1,6 +1,5 @@
 """`fourfold …`: the command line. Parses, calls, prints; everything else lives elsewhere and is imported when it is needed."""
 
-import json as jsonlib
 import os
 import signal
 import sys
@@ -10,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from models.errors import FourfoldError
+from server.cli_bench import bench
+from server.cli_keys import keys
+from server.terminal import EngineName, Json, ModelName, PrecisionName, Scale, print_json, say, table
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -21,12 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-ModelName = Annotated[str, typer.Option("--model", help="A model's name, a .safetensors checkpoint, or auto.")]
-Scale = Annotated[int, typer.Option(min=2, max=4, help="Output pixels for one input pixel, in each direction.")]
-EngineName = Annotated[str, typer.Option("--engine", help="auto, tensorrt, torch, onnxruntime-cuda, openvino or onnxruntime.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16, fp16 or int8.")]
+app.add_typer(bench, name="bench")
+app.add_typer(keys, name="keys")
 
 
 @app.command()
@@ -56,9 +54,9 @@ def video(
     with _Progress(quiet) as progress:
         figures = upscale_video(source, target, options, progress.say, progress.on_frame)
     if json:
-        _print_json(figures)
+        print_json(figures)
     elif not quiet:
-        _say(f"{target}: {figures['frames_out']} frames in {figures['seconds']} s ({figures['fps']} frames/s)")
+        say(f"{target}: {figures['frames_out']} frames in {figures['seconds']} s ({figures['fps']} frames/s)")
 
 
 @app.command()
@@ -75,13 +73,13 @@ def image(
     from server.images import ImageUpscaler, plan_targets, upscale_images
 
     pairs = plan_targets(sources, output)
-    with ImageUpscaler(model, scale, engine, precision, _say) as upscaler:
-        results = upscale_images(upscaler, pairs, _say)
+    with ImageUpscaler(model, scale, engine, precision, say) as upscaler:
+        results = upscale_images(upscaler, pairs, say)
     if json:
-        _print_json({"model": upscaler.model, "engine": upscaler.choice.backend, "images": results})
+        print_json({"model": upscaler.model, "engine": upscaler.choice.backend, "images": results})
     else:
         for result in results:
-            _say(f"{result['target']}: {result['output']['width']}x{result['output']['height']}")
+            say(f"{result['target']}: {result['output']['width']}x{result['output']['height']}")
 
 
 @app.command()
@@ -95,7 +93,7 @@ def demo(
     with _Progress(quiet=False) as progress:
         figures = run_demo(folder, progress.say, progress.on_frame)
     if json:
-        _print_json(figures)
+        print_json(figures)
         return
     for name in ("clip", "result", "side_by_side"):
         print(f"{name.replace('_', ' '):13} {figures[name]}")
@@ -111,9 +109,9 @@ def models(json: Json = False) -> None:
 
     listed = model_list()
     if json:
-        _print_json(listed)
+        print_json(listed)
         return
-    _table(
+    table(
         ["model", "scale", "parameters", "Set5", "Set14", "BSD100", "kB"],
         [
             [r["name"], f"x{r['scale']}", f"{r['parameters']:,}", *r["psnr_y"].values(), r["bytes"] // 1000]
@@ -131,15 +129,15 @@ def engines(
     """Try the backends: which work here, with which precisions, how fast, and why the others don't."""
     from server.listing import engine_list
 
-    listed = engine_list(model, scale, _say)
+    listed = engine_list(model, scale, say)
     if json:
-        _print_json(listed)
+        print_json(listed)
         return
-    _table(
+    table(
         ["engine", "works", "precisions"],
         [[r["engine"], r["reason"] or r["version"], ", ".join(r["precisions"])] for r in listed["engines"]],
     )
-    _table(
+    table(
         [listed["model"], "precision", "lanes x threads", "ms a frame, 480x270", "verdict"],
         [
             [
@@ -181,13 +179,13 @@ def build(
         raise typer.BadParameter(f"{matrix} is not one of {', '.join(LUMA_WEIGHTS)}", param_hint="--matrix")
     name, graphs = find_graphs(model, scale, "yuv420")
     spec = EngineSpec(graphs, int(width), int(height), Colour(known, "full" if full_range else "limited"))
-    choice = choose(spec, "throughput", cores(), engine, precision, _say)
+    choice = choose(spec, "throughput", cores(), engine, precision, say)
     built = build_engine(choice.backend, choice.spec)
     result = {"model": name, "size": size, "engine": choice.backend, "precision": choice.spec.precision, "built": built}
     if json:
-        _print_json(result)
+        print_json(result)
     else:
-        _say(f"{name} x{scale} {size} on {choice.reason}: {'built' if built else 'was in the cache'}")
+        say(f"{name} x{scale} {size} on {choice.reason}: {'built' if built else 'was in the cache'}")
 
 
 @app.command()
@@ -205,14 +203,14 @@ def evaluate(
     from server.distance import find_distance
     from server.images import ImageUpscaler
 
-    distance = find_distance(_data_folder(), _say)
-    with ImageUpscaler(model, scale, engine, precision, _say) as upscaler:
+    distance = find_distance(_data_folder(), say)
+    with ImageUpscaler(model, scale, engine, precision, say) as upscaler:
         result = evaluate_folder(upscaler.upscale, scale, data, lr, distance)
     if json:
         per_image = [vars(score) for score in result.scores]
         averages = {name: getattr(result, name) for name in ("psnr_y", "ssim_y", "squeeze_distance")} | {"lpips": None}
         about = {"model": upscaler.model, "scale": scale, "data": str(data), "images": len(per_image)}
-        _print_json({**about, **averages, "per_image": per_image})
+        print_json({**about, **averages, "per_image": per_image})
     else:
         line = f"{upscaler.model} x{scale} on {data}: PSNR-Y {result.psnr_y:.3f} dB, SSIM-Y {result.ssim_y:.4f}"
         print(line if result.squeeze_distance is None else f"{line}, squeeze_distance {result.squeeze_distance:.4f}")
@@ -239,7 +237,7 @@ def evaluate_video(
             if not json:
                 print(score)
     if json:
-        _print_json({"scale": scale, "scores": scores})
+        print_json({"scale": scale, "scores": scores})
 
 
 @app.command()
@@ -255,96 +253,7 @@ def train(
     except ImportError as error:
         raise FourfoldError(f"training needs PyTorch ({error}); pip install 'fourfold[train]'") from error
     best = train_network(config, data or _data_folder(), run or Path("runs") / config.stem, threads)
-    _say(f"best validation score: {best:.3f}")
-
-
-bench = typer.Typer(
-    no_args_is_help=True, help="Measure speed on this machine: engines beside peers, and files from end to end."
-)
-app.add_typer(bench, name="bench")
-
-Save = Annotated[str | None, typer.Option(help="Keep the result as bench/results/bench-NAME.json.", metavar="NAME")]
-
-
-@bench.command("engines")
-def bench_engines(
-    model: Annotated[list[str], typer.Option(help="A model's name; may be given again.")] = ["xlsr"],  # noqa: B006
-    scale: Scale = 4,
-    size: Annotated[list[str], typer.Option(help="Input size, WIDTHxHEIGHT; may be given again.")] = ["480x270"],  # noqa: B006
-    peer: Annotated[list[str], typer.Option(help="Only this peer; may be given again. Default: all.")] = [],  # noqa: B006
-    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 10,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Of one thing in one round.")] = 0.5,
-    save: Save = None,
-    json: Json = False,
-) -> None:
-    """Time every engine that works here beside PyTorch, ONNX Runtime, OpenCV, swscale, and beside what the machine could do."""
-    from server.bench.engines import EngineBench, parse_size
-    from server.bench.engines import bench_engines as run
-
-    try:
-        sizes = [parse_size(text) for text in size]
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--size") from error
-    _bench_result(run(EngineBench(model, scale, sizes, peer, rounds, seconds), _say), save, json)
-
-
-@bench.command("pipeline")
-def bench_pipeline(
-    streams: Annotated[list[int], typer.Option(min=1, max=64, help="Clips at once; may be given again.")] = [1, 2, 4, 8, 16],  # noqa: B006
-    frames: Annotated[int, typer.Option(min=8, help="Frames of the clip that is drawn.")] = 96,
-    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 3,
-    clip: Annotated[Path | None, typer.Option(help="A video file to take instead.")] = None,
-    model: ModelName = "auto",
-    scale: Scale = 4,
-    engine: EngineName = "auto",
-    precision: PrecisionName = "auto",
-    preset: Annotated[str | None, typer.Option(help="The encoder's own speed preset.")] = None,
-    save: Save = None,
-    json: Json = False,
-) -> None:
-    """Time files from end to end, one and many at once, beside what decoding, inference and encoding cost alone."""
-    from server.bench.pipeline import PipelineBench
-    from server.bench.pipeline import bench_pipeline as run
-    from server.media.encode import EncoderSettings
-    from server.videos import VideoOptions
-
-    options = VideoOptions(model, scale, engine, precision, encoder=EncoderSettings(preset=preset))
-    _bench_result(run(PipelineBench(streams, frames, rounds, clip, options), _say), save, json)
-
-
-@bench.command("service")
-def bench_service(
-    model: ModelName = "auto",
-    pictures: Annotated[int, typer.Option(min=1, help="One after the other, for latency.")] = 50,
-    sessions: Annotated[int, typer.Option(min=1, help="Opened and closed, one after the other.")] = 50,
-    idle: Annotated[int, typer.Option(min=0, max=60, help="Sessions that are open meanwhile and send nothing.")] = 0,
-    streams: Annotated[int, typer.Option(min=1, max=64, help="At once.")] = 2,
-    fps: Annotated[float, typer.Option(min=1, help="Frames a second of each.")] = 15,
-    seconds: Annotated[float, typer.Option(min=1, help="Of each.")] = 20,
-    soak_pictures: Annotated[int, typer.Option(min=0, help="Before memory is looked at again.")] = 200,
-    soak_sessions: Annotated[int, typer.Option(min=0, help="Before memory is looked at again.")] = 50,
-    save: Save = None,
-    json: Json = False,
-) -> None:
-    """Start a service and time pictures, sessions and streams through HTTP and WebSocket; watch its memory."""
-    from server.bench.service import ServiceBench
-    from server.bench.service import bench_service as run
-
-    bench = ServiceBench(model, pictures, sessions, idle, streams, fps, seconds, soak_pictures, soak_sessions)
-    _bench_result(run(bench, _say), save, json)
-
-
-def _bench_result(result: dict[str, Any], name: str | None, json: bool) -> None:
-    """Keeps and prints what was measured."""
-    from server.bench.render import save
-    from server.bench.tables import text
-
-    if name:
-        _say(f"saved as {save(result, name)}")
-    if json:
-        _print_json(result)
-    else:
-        print(text(result))
+    say(f"best validation score: {best:.3f}")
 
 
 @app.command()
@@ -364,68 +273,6 @@ def serve(
     number = run(load_settings(host=host, port=port, model=model, engine=engine, precision=precision))
     if number == signal.SIGINT:
         raise typer.Exit(130)
-
-
-keys = typer.Typer(no_args_is_help=True, help="API keys: make, list and revoke them.")
-app.add_typer(keys, name="keys")
-
-KeyFile = Annotated[Path | None, typer.Option(help="The file of hashed keys; default FOURFOLD_API_KEYS_FILE.")]
-
-
-@keys.command("add")
-def keys_add(
-    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, dots, dashes, underscores.")],
-    scope: Annotated[list[str], typer.Option(help="images, videos, streams, relays, metrics or admin; may be given again.")],
-    expires: Annotated[int | None, typer.Option(min=1, metavar="DAYS", help="Days until it expires; default never.")] = None,
-    limit: Annotated[
-        list[str],
-        typer.Option(
-            metavar="WHAT=N",
-            help="streams (at once), bytes (of one request), pixels (of one input frame) or seconds (of one video or session).",
-        ),
-    ] = [],  # noqa: B006
-    file: KeyFile = None,
-) -> None:
-    """Make a key and print it: once, for only its hash is kept."""
-    from datetime import UTC, datetime, timedelta
-
-    from server.keyfile import add_key, parse_limits, parse_scopes
-
-    expiry = datetime.now(UTC) + timedelta(days=expires) if expires else None
-    print(add_key(_key_file(file), name, parse_scopes(scope), expiry, parse_limits(limit)))
-
-
-@keys.command("list")
-def keys_list(file: KeyFile = None, json: Json = False) -> None:
-    """List the keys: names, scopes, expiry and limits."""
-    from server.keyfile import key_rows
-
-    rows = key_rows(_key_file(file))
-    if json:
-        _print_json({"keys": rows})
-        return
-    limits = [", ".join(f"{what} {most}" for what, most in row["limits"].items() if most is not None) for row in rows]
-    _table(
-        ["name", "scopes", "expires", "limits"],
-        [[r["name"], ", ".join(r["scopes"]), r["expires"] or "never", own] for r, own in zip(rows, limits, strict=True)],
-    )
-
-
-@keys.command("revoke")
-def keys_revoke(name: Annotated[str, typer.Argument(help="As `fourfold keys list` shows it.")], file: KeyFile = None) -> None:
-    """Remove a key; a running service notices within seconds."""
-    from server.keyfile import revoke_key
-
-    revoke_key(_key_file(file), name)
-
-
-def _key_file(given: Path | None) -> Path:
-    from server.settings import read_settings
-
-    path = given or read_settings().api_keys_file
-    if path is None:
-        raise FourfoldError("where are the keys to be kept? give --file, or set FOURFOLD_API_KEYS_FILE")
-    return path
 
 
 class _Progress:
@@ -454,7 +301,7 @@ class _Progress:
         if self._bar:
             self._bar.console.print(line, markup=False, highlight=False)
         elif not self._quiet:
-            _say(line)
+            say(line)
 
     def on_frame(self, done: int, total: int | None) -> None:
         if not self._bar:
@@ -473,31 +320,13 @@ def _ms(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(jsonlib.dumps(value))
-
-
-def _table(header: list[str], rows: list[list[Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header, box=None)
-    for row in rows:
-        table.add_row(*map(str, row))
-    Console().print(table)
-
-
 def main() -> None:
     """The console script: turns errors meant for the user into one line and exit code 1."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through every `finally`: no partial output stays
     try:
         app()
     except FourfoldError as error:
-        _say(f"fourfold: {' '.join(str(error).split())}")
+        say(f"fourfold: {' '.join(str(error).split())}")
         sys.exit(1)
 
 

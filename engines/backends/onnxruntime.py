@@ -1,18 +1,15 @@
 """ONNX Runtime on the CPU: the second opinion, and the backend where OpenVINO has no wheels."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from engines.backends._cpu import cpu_layouts
+from engines.backends._cpu import CpuRunner, cpu_layouts
 from engines.runner import (
     INPUTS,
     BackendUnavailableError,
     EngineSpec,
-    Frame,
     Goal,
     InferenceError,
     Layout,
-    Plane,
     Planes,
     Precision,
 )
@@ -54,25 +51,15 @@ class OnnxRuntimeBackend:
 BACKEND = OnnxRuntimeBackend()
 
 
-class OnnxRuntimeRunner:
+class OnnxRuntimeRunner(CpuRunner):
     """A session; ONNX Runtime lets several threads run it at once."""
 
     def __init__(self, session: Any, spec: EngineSpec) -> None:
         self._spec, self._session = spec, session
         self._colour = {"yuv_to_rgb": spec.colour.yuv_to_rgb(), "rgb_to_yuv": spec.colour.rgb_to_yuv()} if spec.colour else {}
 
-    def infer(self, frames: Sequence[Frame]) -> None:
-        """See `engines.runner.Runner.infer`."""
-        for frame in frames:
-            self._infer(frame.inputs, frame.outputs)
-
-    def pin(self, memory: Plane) -> None:
-        """See `engines.runner.Runner.pin`; the CPU needs nothing."""
-
-    def unpin(self, memory: Plane) -> None:
-        """See `engines.runner.Runner.unpin`."""
-
-    def _infer(self, inputs: Planes, outputs: Planes) -> None:
+    def infer_one(self, inputs: Planes, outputs: Planes) -> None:
+        """See `CpuRunner.infer_one`."""
         lead = (None,) if self._spec.form == "rgb" else (None, None)
         feed = {name: plane[lead] for name, plane in zip(INPUTS[self._spec.form], inputs, strict=True)}
         try:

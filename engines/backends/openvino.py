@@ -2,22 +2,20 @@
 
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, cast
 
 import numpy as np
 
-from engines.backends._cpu import cpu_layouts
+from engines.backends._cpu import CpuRunner, cpu_layouts
 from engines.runner import (
     INPUTS,
     BackendUnavailableError,
     EngineSpec,
-    Frame,
     Goal,
     InferenceError,
     Layout,
-    Plane,
     Planes,
     Precision,
     plane_shapes,
@@ -69,7 +67,7 @@ class OpenVINOBackend:
 BACKEND = OpenVINOBackend()
 
 
-class OpenVINORunner:
+class OpenVINORunner(CpuRunner):
     """A compiled model with one infer request for each lane."""
 
     def __init__(self, compiled: Any, spec: EngineSpec) -> None:
@@ -78,18 +76,8 @@ class OpenVINORunner:
         for _ in range(spec.layout.lanes):
             self._requests.put(compiled.create_infer_request())
 
-    def infer(self, frames: Sequence[Frame]) -> None:
-        """See `engines.runner.Runner.infer`."""
-        for frame in frames:
-            self._infer(frame.inputs, frame.outputs)
-
-    def pin(self, memory: Plane) -> None:
-        """See `engines.runner.Runner.pin`; the CPU needs nothing."""
-
-    def unpin(self, memory: Plane) -> None:
-        """See `engines.runner.Runner.unpin`."""
-
-    def _infer(self, inputs: Planes, outputs: Planes) -> None:
+    def infer_one(self, inputs: Planes, outputs: Planes) -> None:
+        """See `CpuRunner.infer_one`."""
         tensor = _openvino().Tensor
         request = self._requests.get()
         try:
