@@ -49,8 +49,7 @@ class Server(uvicorn.Server):
         port = self.servers[0].sockets[0].getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
-        engine = self._service.engine.info
-        log.info("Fourfold serves %s with %s on %s %s", address, engine["title"], engine["backend"], engine["precision"])
+        log.info("Fourfold serves %s %s", address, _with_what(self._service.engine.info))
         if not self._service.keyring.required:
             who = "only this machine reaches it" if is_loopback(settings.host) else "ANYONE WHO REACHES IT MAY USE IT"
             log.warning("no API keys are configured: %s (FOURFOLD_API_KEYS_FILE)", who)
@@ -64,6 +63,11 @@ class Server(uvicorn.Server):
             draining.begin(grace)
             log.info("stopping; what runs has %g s to end", grace)
         return self.force_exit or not self.server_state.tasks or not draining.seconds_left()
+
+
+def _with_what(engine: dict[str, Any]) -> str:
+    """What serves, in words; the engine may have crashed at its start, and is tried again then."""
+    return f"with {engine['title']} on {engine['backend']} {engine['precision']}" if engine else "without an engine so far"
 
 
 def serve(settings: Settings) -> int:

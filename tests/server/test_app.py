@@ -20,6 +20,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from server.keyfile import Limits, add_key
+from server.listener import _with_what
 from tests.support.bystander import unharmed
 from tests.support.pictures import encoded, ramp
 from tests.support.service import RunningService, running_service
@@ -42,6 +43,10 @@ def fourfold(*arguments: str) -> str:
 def test_the_start_is_told_in_one_line(service: RunningService) -> None:
     (line,) = [line for line in service.log if "Fourfold serves" in line]
     assert re.search(rf"Fourfold serves {service.url} with [a-z-]+-x4 on [a-z-]+ (fp32|bf16|fp16|int8)$", line)
+
+
+def test_a_service_whose_engine_crashed_at_its_start_starts_all_the_same() -> None:
+    assert _with_what({}) == "without an engine so far"
 
 
 def test_that_everyone_on_this_machine_gets_in_is_told(service: RunningService) -> None:
