@@ -14,8 +14,8 @@ from enum import IntEnum
 
 from server.media.errors import UnreadableError, UnsupportedError
 
-MAX_TAG_BYTES = 16 << 20
-"""Of one tag: the largest message that RTMP servers pass on."""
+MAX_TAG_BYTES = 4 << 20
+"""Of one tag that is read: no keyframe of a stream that is worth upscaling has as many."""
 
 _FILE_HEADER = b"FLV\x01\x05\x00\x00\x00\x09" + bytes(4)  # sound and pictures may come
 _TAG_HEADER_BYTES, _TRAILER_BYTES = 11, 4
@@ -101,7 +101,7 @@ class Reader:
         if len(left) < _TAG_HEADER_BYTES:
             return None
         size = int.from_bytes(left[1:4], "big")
-        if size > MAX_TAG_BYTES - 1:
+        if size > MAX_TAG_BYTES:
             raise UnreadableError(f"a message of the stream has {size} bytes; {MAX_TAG_BYTES} are the most")
         if len(left) < _TAG_HEADER_BYTES + size + _TRAILER_BYTES:
             return None

@@ -72,7 +72,7 @@ class About:
 
 
 class Egress:
-    """Publishes at one target. `begin` and `close` by one thread, `put` by another."""
+    """Publishes at one target. One thread calls it."""
 
     def __init__(self, target: Endpoint, timeout_seconds: float, on_reconnect: Callable[[SourceReason], None]) -> None:
         """Args:
@@ -89,12 +89,15 @@ class Egress:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="egress", daemon=True)
 
+    def start(self) -> None:
+        """Starts the process, so that it is warm when there is something to publish."""
+        self._thread.start()
+
     def begin(self, about: About) -> None:
-        """Connects, if it was not done before; tells a connection made later what is published now."""
+        """Connects, if that was not done before; a connection that is made later tells what is published now."""
         with self._changed:
-            first, self._about = self._about is None, about
-        if first:
-            self._thread.start()
+            self._about = about
+            self._changed.notify_all()
 
     @property
     def connected(self) -> bool:
@@ -121,11 +124,9 @@ class Egress:
         """Sends what waits, says goodbye and ends."""
         with self._changed:
             self._closing = True
-            started = self._about is not None
             self._changed.notify_all()
         self._ended.set()
-        if started:
-            self._thread.join(2 * FAREWELL_SECONDS + self._timeout)
+        self._thread.join(2 * FAREWELL_SECONDS + self._timeout)
 
     def _takes(self, item: Item) -> bool:
         if not self._connected:
@@ -150,8 +151,7 @@ class Egress:
     def _run(self) -> None:
         failures = 0
         while not self._closing:
-            started = time.monotonic()
-            reason = self._live()
+            started, reason = time.monotonic(), self._live()
             if self._closing:
                 return
             self._on_reconnect(reason)
@@ -162,9 +162,15 @@ class Egress:
     def _live(self) -> SourceReason:
         """One connection, from its start to its end; why it ended."""
         reason: SourceReason = "target_down"
-        connection = _Connection(self._target, self._timeout)
         try:
-            connection.send(flv.file_header() + self._metadata(), None)  # this connects
+            connection = _Connection(self._target, self._timeout)
+        except OSError:  # there is no room for a process
+            return reason
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._about or self._closing)
+            if self._about:
+                connection.send(flv.file_header() + _metadata(self._about), None)  # this connects
             while not self._closing and connection.unsent:
                 connection.check()
                 connection.wait(0.05)
@@ -181,10 +187,6 @@ class Egress:
                 lost = self._emptied()
             _tell_lost([*connection.close(), *lost])
         return reason
-
-    def _metadata(self) -> bytes:
-        assert self._about
-        return flv.metadata(self._about.width, self._about.height, self._about.fps, sound=True)
 
     def _serve(self, connection: "_Connection") -> None:
         """Sends what comes, and what is left when it is to close.
@@ -210,7 +212,7 @@ class _Connection:
     """One process of `server.streams.egress`, and what it was given and has not sent."""
 
     def __init__(self, target: Endpoint, timeout_seconds: float) -> None:
-        """Raises: OSError: there is no room for a process."""
+        """Starts the process. Raises: OSError: there is no room for one."""
         self._timeout = timeout_seconds
         self.unsent: deque[tuple[float, Item | None]] = deque()
         self._configuration: bytes | None = None
@@ -286,6 +288,10 @@ class _Connection:
                     item.sent()
         self._gone = True
         self._acknowledged.set()
+
+
+def _metadata(about: About) -> bytes:
+    return flv.metadata(about.width, about.height, about.fps, sound=True)
 
 
 def _tell_lost(items: list[Item]) -> None:

@@ -91,6 +91,7 @@ class _Relay:
             ("orders", self._obey),
         ):
             threading.Thread(target=work, name=name, daemon=True).start()
+        self._egress.start()
         try:
             self._delivery.run()
             self._egress.close()
