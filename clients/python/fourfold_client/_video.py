@@ -57,7 +57,7 @@ class VideoTask:
                     await finish(self._remove(id))
             await asyncio.to_thread(os.replace, partial, self._target)
         finally:
-            partial.unlink(missing_ok=True)
+            await finish(asyncio.to_thread(partial.unlink, missing_ok=True))
         return video
 
     async def _submit(self) -> str:
