@@ -30,6 +30,7 @@ class Scripted:
 
     url: str
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)  # method, path and body
+    headers: list[Mapping[str, str]] = field(default_factory=list)  # of these
 
 
 @contextmanager
@@ -42,6 +43,7 @@ def scripted(answers: Sequence[Answer]) -> Iterator[Scripted]:
 
         def _serve(self) -> None:
             running.requests.append((self.command, self.path, self._body()))
+            running.headers.append(dict(self.headers))
             answer = left.pop(0) if len(left) > 1 else left[0]
             if answer.status is None:
                 self.connection.close()
@@ -49,10 +51,12 @@ def scripted(answers: Sequence[Answer]) -> Iterator[Scripted]:
                 return
             body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
             self.send_response(answer.status)
-            for name, value in {**answer.headers, "Content-Length": str(len(body))}.items():
+            headers = {"Content-Length": str(len(body)), **answer.headers}
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+            self.close_connection = headers["Content-Length"] != str(len(body))  # it promised more than it gave
 
         do_GET = do_POST = do_DELETE = _serve  # noqa: N815 - names of the library
 

@@ -121,7 +121,7 @@ class VideoTask:
                     await asyncio.to_thread(_rewind, file)
                 tag = answer.headers.get("etag", "")
                 whole = file.tell() + int(answer.headers["content-length"])
-                async for piece in answer.aiter_bytes(BLOCK_BYTES):
+                async for piece in answer.aiter_raw():  # as they come: what is here need not come again
                     await asyncio.to_thread(file.write, piece)
                     self._progress(VideoProgress("downloading", file.tell() / whole))
 
