@@ -5,6 +5,11 @@ from collections.abc import Iterator
 import pytest
 from blockbuster import blockbuster_ctx
 
+import fourfold_client._http
+import fourfold_client._png
+import fourfold_client._socket
+import fourfold_client._video
+import fourfold_client.stream  # noqa: F401 - all that is imported late: an import reads files, which is no fault in the event loop
 from tests.support.service import RunningService, running_service
 
 

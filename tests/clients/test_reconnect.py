@@ -30,25 +30,20 @@ class Phoenix:
         self._start()
 
     def end(self, how: signal.Signals) -> None:
-        """Ends it, without waiting for the end."""
+        """Ends it. By SIGTERM it first answers what it has taken, and sends its clients away."""
         self._service.process.send_signal(how)
-        if how is signal.SIGKILL:
-            self._service.process.wait(60)
+        self._service.process.wait(60)
 
     def restart(self, how: signal.Signals) -> None:
-        """Ends it; another one is started meanwhile."""
+        """Ends it; another one is started, but not waited for."""
         self.end(how)
-        self._returns = threading.Thread(target=self._return)
+        self._returns = threading.Thread(target=self._start)
         self._returns.start()
 
     def close(self) -> None:
         if self._returns:
             self._returns.join(120)
         self._stack.close()
-
-    def _return(self) -> None:
-        self._service.process.wait(60)
-        self._start()
 
     def _start(self) -> None:
         self._service = self._stack.enter_context(running_service(self._folder, port=self._port))

@@ -47,13 +47,14 @@ def test_over_capacity_waits_as_long_as_it_is_told_to() -> None:
 
 @pytest.mark.anyio
 async def test_list_get_and_delete() -> None:
-    with scripted([Answer(200, {"relays": [WORDS]}), *states("running"), Answer(204, b"")]) as server:
+    pages = [Answer(200, {"relays": [WORDS | {"id": name}], "next": cursor}) for name, cursor in (("r2", "r2"), ("r1", None))]
+    with scripted([*pages, *states("running"), Answer(204, b"")]) as server:
         async with AsyncClient(server.url) as client:
-            assert [relay.id for relay in await client.relays.list()] == ["r1"]
+            assert [relay.id for relay in await client.relays.list()] == ["r2", "r1"]
             assert (await client.relays.get("a/../b")).state == "running"
             await client.relays.delete("r1")
         asked = [(method, path) for method, path, _ in server.requests]
-    assert asked == [("GET", "/v1/relays"), ("GET", "/v1/relays/a%2F..%2Fb"), ("DELETE", "/v1/relays/r1")]
+    assert asked == [("GET", "/v1/relays"), ("GET", "/v1/relays?cursor=r2"), ("GET", "/v1/relays/a%2F..%2Fb"), ("DELETE", "/v1/relays/r1")]
 
 
 def test_an_unknown_one(service: Any) -> None:

@@ -53,9 +53,14 @@ class AsyncRelays:
         return Relay.parsed(answer)
 
     async def list(self) -> Sequence[Relay]:
-        """All of them."""
-        answer = await self._http.json("GET", "/v1/relays")
-        return [Relay.parsed(words) for words in answer["relays"]]
+        """All of them, the newest first."""
+        found: list[Relay] = []
+        cursor = None
+        while True:
+            answer = await self._http.json("GET", "/v1/relays", params={"cursor": cursor})
+            found += [Relay.parsed(words) for words in answer["relays"]]
+            if not (cursor := answer.get("next")):
+                return found
 
     async def get(self, id: str) -> Relay:  # noqa: A002
         """One of them, as it is now.

@@ -100,6 +100,8 @@ class Relay(Parsed):
 
     id: str
     state: RelayState
+    reason: str | None  # why it ended
+    error: dict[str, str] | None  # code and message, if it failed
     source: str
     target: str
     model: str
