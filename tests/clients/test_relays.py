@@ -1,11 +1,14 @@
 """Relays, as the page of the HTTP interface words them."""
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fourfold_client import AsyncClient, BusyError, Client, NotFoundError, Relay
+from fourfold_client import AsyncClient, BusyError, Client, InvalidInputError, NotFoundError, Relay
 from tests.support.scripted import Answer, refusal, scripted
+from tests.support.service import running_service
 
 WORDS: dict[str, Any] = {
     "id": "r1",
@@ -54,12 +57,30 @@ async def test_list_get_and_delete() -> None:
             assert (await client.relays.get("a/../b")).state == "running"
             await client.relays.delete("r1")
         asked = [(method, path) for method, path, _ in server.requests]
-    assert asked == [("GET", "/v1/relays"), ("GET", "/v1/relays?cursor=r2"), ("GET", "/v1/relays/a%2F..%2Fb"), ("DELETE", "/v1/relays/r1")]
+    assert asked == [
+        ("GET", "/v1/relays"),
+        ("GET", "/v1/relays?cursor=r2"),
+        ("GET", "/v1/relays/a%2F..%2Fb"),
+        ("DELETE", "/v1/relays/r1"),
+    ]
 
 
-def test_an_unknown_one(service: Any) -> None:
-    with Client(service.url) as client, pytest.raises(NotFoundError):
-        client.relays.get("nonesuch")
+def test_the_real_service(tmp_path: Path) -> None:
+    """Nobody publishes at the source: a relay waits for that, and can be asked about and removed."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"rtmp://127.0.0.1:{server.getsockname()[1]}"
+    allowed = {"relay_sources": place, "relay_targets": place}
+    with running_service(tmp_path, ready=False, **allowed) as service, Client(service.url) as client:
+        with pytest.raises(InvalidInputError) as caught:
+            client.relays.create("rtmp://169.254.169.254/live/a", f"{place}/upscaled/a")
+        assert caught.value.code == "target_denied"
+        relay = client.relays.create(f"{place}/live/a", f"{place}/upscaled/a", model="bicubic", scale=2)
+        assert (relay.source, relay.model, relay.drops) == (f"{place}/live/a", "bicubic", {})
+        assert [one.id for one in client.relays.list()] == [relay.id]
+        assert client.relays.get(relay.id).id == next(client.relays.watch(relay.id)).id == relay.id
+        client.relays.delete(relay.id)
+        with pytest.raises(NotFoundError):
+            client.relays.get(relay.id)
 
 
 @pytest.mark.anyio
