@@ -109,7 +109,7 @@ def measure(rtmp_url: str, names: list[str], seconds: float, watch: Watch) -> di
         references = [stack.enter_context(_End("play", f"{rtmp_url}/live/{name}")) for name in names]
         players = [stack.enter_context(_End("play", f"{rtmp_url}/upscaled/{name}")) for name in names]
         for player in (*references, *players):
-            player.wait_for_picture()
+            player.wait_for_picture(publishers)
         time.sleep(SETTLE_SECONDS)
         begin, samples = time.monotonic(), [watch()]
         for number in range(1, SAMPLES + 1):
@@ -134,17 +134,27 @@ class _End:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    def wait_for_picture(self) -> None:
-        """Raises: FourfoldError: it ended, or none came."""
-        if not self._plays.wait(OPEN_SECONDS) or self._last:
-            raise FourfoldError(f"no picture came: {self._what} ({self._error() or 'it waits'})")
+    def wait_for_picture(self, publishers: "list[_End]") -> None:
+        """Raises: FourfoldError: it or a publisher ended, or none came."""
+        deadline = time.monotonic() + OPEN_SECONDS
+        while not self._plays.wait(0.1):
+            for end in publishers:
+                end.check()
+            if time.monotonic() > deadline:
+                raise FourfoldError(f"no picture came within {OPEN_SECONDS:.0f} s: {self._what}")
+        self.check()
+
+    def check(self) -> None:
+        """Raises: FourfoldError: it ended by itself."""
+        if self._last:
+            raise FourfoldError(f"a stream broke off, or was refused: {self._what} ({self._error() or 'it ended'})")
 
     def result(self) -> dict[str, Any]:
         """Ends it and gives what it noted. Raises: FourfoldError: it had ended by itself."""
         self._process.terminate()
         self._reader.join(60)
         if self._error() or not self._last:
-            raise FourfoldError(f"a stream broke off: {self._what} ({self._error() or 'it said nothing'})")
+            raise FourfoldError(f"a stream broke off, or was refused: {self._what} ({self._error() or 'it said nothing'})")
         result: dict[str, Any] = json.loads(self._last)
         return result
 

@@ -98,7 +98,6 @@ def test_all_of_it_with_ffmpeg_in_the_relays_place(tmp_path: Path) -> None:
     assert abs(stream["reference_sound_ahead_ms"]["median"]) < 100
     assert abs(stream["sound_ahead_ms"]["median"]) < 200
     assert stream["unread"] == 0 and stream["service"] is None
-    print(result, text(_told(result)))
     (row,) = [line for line in text(_told(result)).splitlines() if line.startswith("| 1: cam | 960x540 |")]
     assert row.count("|") == len(COLUMNS) + 1
 
@@ -106,6 +105,15 @@ def test_all_of_it_with_ffmpeg_in_the_relays_place(tmp_path: Path) -> None:
 def _told(result: dict[str, Any]) -> dict[str, Any]:
     settings = {"rounds": 1, "minutes": 0.1, "input": "480x270"}
     return {"kind": "relay", "versions": {}, "command": "", "date": "", "commit": "", "settings": settings, "rounds": [result]}
+
+
+def test_a_refused_publisher_ends_it_with_a_word(tmp_path: Path) -> None:
+    with hook_server("s") as hooks, nginx_rtmp(tmp_path, hooks.url, "s") as rtmp:
+        hooks.refuse.add("cam")
+        with pytest.raises(
+            FourfoldError, match=r"a stream broke off, or was refused: (publish|play) rtmp://.*/(live|upscaled)/cam"
+        ):
+            measure(rtmp.rtmp_url, ["cam"], 5, dict)
 
 
 @contextmanager
