@@ -4,7 +4,7 @@ PYTHON ?= python3
 
 RTMP_MODULE := /usr/lib/nginx/modules/ngx_rtmp_module.so
 
-# Installs what $$missing names. A service that comes with a package is not started, and what was said about that before stays said.
+# Installs what $$missing names. Debian starts a server when its package is installed; policy-rc.d says no to that meanwhile.
 define INSTALL
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then \
@@ -41,8 +41,8 @@ bench: .venv/.dev
 quality: .venv/.dev  ## scores every model, writes docs/quality.md, and contact sheets to sheets/
 	.venv/bin/python -m server.quality
 
-# Some tests judge written video by ffprobe, one turns the clock by libfaketime, and those of relays run real RTMP servers: nginx with its
-# module, and node-media-server. The service itself needs none of them. Debian starts nginx when it is installed: policy-rc.d says no.
+# Some tests judge written video by ffprobe, one turns the clock by libfaketime, and those of relays run real RTMP servers:
+# nginx with its module, and node-media-server. The service itself needs none of them.
 system: .node/.installed
 	@missing=; \
 	command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || missing="$$missing ffmpeg"; \
