@@ -4,7 +4,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import numpy as np
 
+from engines.runner import Plane
 from server.media import _tags, flv
 from server.media.live_encoder import LiveEncoder, LiveVideo
-from server.media.rtmp import RtmpTarget
+from server.media.rtmp import AwayError, RtmpSource, RtmpTarget
 from server.rtmp_server import RtmpServer, free_port
 from tests.support.rtmp import Player, live_clip, nginx_rtmp, player, publisher, until
 from tests.support.service import RunningService, running_service
@@ -141,6 +142,50 @@ def sees(playing: Player, pictures: int) -> None:
     assert playing.error is None, playing.error
 
 
+@dataclass
+class Tap:
+    """What the RTMP server gives a player, from the first byte: decoders pass over what comes before they know the stream.
+
+    Attributes:
+        pictures: (stamp in ms, keyframe) of each access unit.
+        sounds: stamps of each piece of sound.
+        configurations: of pictures, in order.
+    """
+
+    pictures: list[tuple[int, bool]] = field(default_factory=list)
+    sounds: list[int] = field(default_factory=list)
+    configurations: list[bytes] = field(default_factory=list)
+
+    def read(self, url: str) -> None:
+        reader = flv.Reader()
+        with suppress(AwayError), closing(RtmpSource(url, None, SILENCE)) as source:
+            for chunk in source.chunks():
+                for tag in reader.feed(chunk):
+                    self._take(tag)
+
+    def _take(self, tag: flv.Tag) -> None:
+        if tag.kind is flv.TagKind.AUDIO and not flv.parse_audio(tag.payload).configures:
+            self.sounds.append(tag.timestamp)
+        elif tag.kind is flv.TagKind.VIDEO:
+            video = flv.parse_video(tag.payload)
+            if video.configures:
+                self.configurations.append(video.data)
+            elif video.data:
+                self.pictures.append((tag.timestamp, video.keyframe))
+
+
+@contextmanager
+def tapped(url: str) -> Iterator[Tap]:
+    """Reads a stream from now on until it has been silent for a while."""
+    tap = Tap()
+    thread = threading.Thread(target=tap.read, args=(url,))
+    thread.start()
+    try:
+        yield tap
+    finally:
+        thread.join(120)
+
+
 def small_clip(folder: Path, name: str = "clip", **changes: Any) -> Path:
     """96x64 at 15 frames/s, with sound."""
     return live_clip(folder / f"{name}.flv", **{"rate": 15, "frames": 60, **changes})
@@ -165,11 +210,14 @@ class Script:
         self.encoder, self.size, self.fresh = LiveEncoder(video), (width, height), True
         self.target.write(flv.picture_configuration(self.stamp & 0xFFFFFFFF, self.encoder.configuration))
 
+    def blank(self) -> Plane:
+        """A grey picture, another grey each time."""
+        width, height = self.size
+        return np.full((height * 3 // 2, width), 90 + self.stamp // 66 % 100, np.uint8)
+
     def picture(self, stamp: int | None = None, keyframe: bool = False) -> None:
         """One picture, at its time or another."""
-        width, height = self.size
-        picture = np.full((height * 3 // 2, width), 90 + self.stamp // 66 % 100, np.uint8)
-        encoded = self.encoder.encode(picture, self.stamp, keyframe or self.fresh)
+        encoded = self.encoder.encode(self.blank(), self.stamp, keyframe or self.fresh)
         self.fresh = False
         self.target.write(flv.picture(self.stamp if stamp is None else stamp, encoded.keyframe, encoded.data))
         self.stamp += 66
