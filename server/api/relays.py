@@ -29,8 +29,8 @@ class Wish(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    source: str = Field(description="URL of the stream to play, rtmp: or rtmps:.", examples=["rtmp://127.0.0.1/live/cam1"])
-    target: str = Field(description="URL to publish to.", examples=["rtmp://127.0.0.1/upscaled/cam1"])
+    source: str = Field(description="URL of the stream to play, such as rtmp://127.0.0.1/live/cam1; rtmp: or rtmps:.")
+    target: str = Field(description="URL to publish to, such as rtmp://127.0.0.1/upscaled/cam1; rtmp: or rtmps:.")
     model: str = Field("", description="A model's name, or auto; by default the service's own choice.", max_length=64)
     scale: Literal[2, 3, 4] = Field(4, description="Output pixels for one input pixel, each way.")
     encoder: str = Field("auto", description=f"{', '.join(ENCODERS)}.", max_length=64)
