@@ -8,7 +8,7 @@ import anyio
 from fastapi import FastAPI
 
 from server.access import Keyring
-from server.api import _errors, health, images, models, stream, videos
+from server.api import _errors, health, images, models, stream, videos, web
 from server.api._access import Access
 from server.api._limits import BodyLimits
 from server.api._openapi import ANY_ERROR
@@ -21,7 +21,7 @@ from server.service import Service
 from server.settings import Settings
 from server.streams.pool import Workers
 
-ROUTERS = (images.router, videos.router, stream.router, models.router, health.router)
+ROUTERS = (images.router, videos.router, stream.router, models.router, health.router, web.router)
 """In the order of the documentation."""
 
 
@@ -32,6 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Real-time video upscaling: low-resolution frames in, four times larger ones out.",
         version=version("fourfold"),
         lifespan=_lifespan,
+        docs_url=None,  # see server.api.web
         redoc_url=None,
         responses=ANY_ERROR,
     )
