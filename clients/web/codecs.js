@@ -115,11 +115,10 @@ class H264Encoder {
     if (canvas.width !== this.#config.width || canvas.height !== this.#config.height) this.#resize(canvas);
     const timestamp = this.#count++ * Math.round(1e6 / FPS);
     const picture = new VideoFrame(canvas, { timestamp });
-    const wait = this.#waits.add(timestamp);
     this.#encoder.encode(picture, { keyFrame: this.#fresh || this.#count % KEYFRAME_FRAMES === 0 });
     this.#fresh = false;
     picture.close();
-    return wait;
+    return this.#waits.add(timestamp);
   }
 
   /** The next picture is a keyframe: what was before it is not known at the other end. */
@@ -159,9 +158,8 @@ class H264Decoder {
   decode({ payload, keyframe }) {
     if (this.#waits.size > QUEUE) throw new Error("the decoder holds pictures back");
     const timestamp = this.#count++;
-    const wait = this.#waits.add(timestamp);
     this.#decoder.decode(new EncodedVideoChunk({ type: keyframe ? "key" : "delta", timestamp, data: payload }));
-    return wait;
+    return this.#waits.add(timestamp);
   }
 
   /** A keyframe follows: of a new stream, or of a new size. */

@@ -129,7 +129,7 @@ export class Live {
     const frame = { canvas, taken: performance.now() };
     const [run, session] = [this.#run, this.#session];
     this.#held += 1;
-    const encoded = this.#encoder.encode(canvas);
+    const encoded = this.#encode(canvas);
     // Encoders of pictures finish in any order; frames leave in the source's.
     this.#sending = Promise.allSettled([encoded, this.#sending]).then(([result]) => {
       if (run !== this.#run) return;
@@ -158,6 +158,12 @@ export class Live {
       this.#held -= 1;
       this.#show(frame, result);
     });
+  }
+
+  // What a codec throws at once is handled like what it says later.
+
+  async #encode(canvas) {
+    return this.#encoder.encode(canvas);
   }
 
   async #decode(payload, keyframe) {

@@ -18,7 +18,7 @@ export function offer(models, modelSelect, scaleSelect) {
   const limit = () => {
     const scales = models.filter(({ name }) => modelSelect.value === "auto" || name === modelSelect.value).map(({ scale }) => scale);
     for (const option of scaleSelect.options) option.disabled = !scales.includes(Number(option.value));
-    if (scaleSelect.selectedOptions[0]?.disabled) scaleSelect.value = String(Math.max(...scales));
+    if (scales.length && scaleSelect.selectedOptions[0].disabled) scaleSelect.value = String(Math.max(...scales));
   };
   modelSelect.addEventListener("change", limit);
   limit();

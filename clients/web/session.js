@@ -134,6 +134,6 @@ export class Session {
       return error;
     }
     if (opened) return new ServiceError("away", "the connection broke off.");
-    return new ServiceError("busy", "it takes no session now: it, or your key, has as many as it may.");
+    return new ServiceError("busy", "it takes no session now. It, or your key, has as many as it may, or the key lacks the scope streams.");
   }
 }

@@ -1,6 +1,6 @@
 """The web page at `/`, its files, and the interactive documentation at `/docs`: each file read once, sent with an ETag.
 
-The page's own files need no key, since a browser asks for them before it can be given one; `/docs` does. No other host is asked.
+The page's own files need no key, since a browser asks for them before it can be given one; `/docs` does. Asks no other host.
 Knows nothing of what the page does.
 """
 
