@@ -16,7 +16,9 @@ const notices = {
   fail(error) {
     say(byId("status"), "");
     say(byId("alert"), wordsOf(error));
-    if (error.code === "unauthorized") askForKey();
+    if (error.code !== "unauthorized") return;
+    byId("docs-link").hidden = true; // it would be refused too
+    openKeyDialog();
   },
 };
 
@@ -51,8 +53,7 @@ async function load() {
   }
 }
 
-function askForKey() {
-  byId("docs-link").hidden = true;
+function openKeyDialog() {
   byId("key-forget").hidden = !keyStore.get();
   if (!byId("key-dialog").open) byId("key-dialog").showModal();
 }
@@ -80,7 +81,7 @@ function forgetKey() {
   location.reload();
 }
 
-byId("key-open").addEventListener("click", askForKey);
+byId("key-open").addEventListener("click", openKeyDialog);
 byId("key-cancel").addEventListener("click", () => byId("key-dialog").close());
 byId("key-forget").addEventListener("click", forgetKey);
 byId("key-dialog").querySelector("form").addEventListener("submit", useKey);

@@ -34,7 +34,6 @@ export class Live {
   constructor(source, wanted, tell) {
     this.#source = source;
     this.#tell = tell;
-    this.about = {}; // model, engine and precision, as the service says
     this.change(wanted);
     source.eachPicture(() => this.#picture());
   }
@@ -44,6 +43,7 @@ export class Live {
     this.#wanted = wanted;
     this.#close();
     this.meter = new Meter();
+    this.about = {}; // model, engine and precision, as the service says
     const run = this.#run;
     const { width, height } = this.#size();
     const allowed = (way) => (wanted.codec === "jpeg" || this.#failed.has(way) ? ["jpeg"] : ["h264", "jpeg"]);

@@ -10,8 +10,9 @@ from tests.support.service import RunningService
 
 CONTRAST = 4.5  # of text, WCAG 2.2 AA
 
-UNNAMED = """() => [...document.querySelectorAll("button, a, input, select, video")].filter((element) => element.checkVisibility())
-    .filter((element) => !element.labels?.length && !element.ariaLabel && !element.innerText.trim())
+UNNAMED = """() => [...document.querySelectorAll("button, a, input, select, video")]
+    .filter((element) => element.checkVisibility() && !element.labels?.length)
+    .filter((element) => !element.ariaLabel && !element.innerText.trim())
     .map((element) => element.outerHTML)"""
 
 WEAK = """(least) => {
