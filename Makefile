@@ -23,15 +23,17 @@ bench: .venv/.dev
 quality: .venv/.dev  ## scores every model, writes docs/quality.md, and contact sheets to sheets/
 	.venv/bin/python -m server.quality
 
-# Some tests judge written video by ffprobe, and one turns the clock by libfaketime; the service itself needs neither.
+# Some tests judge written video by ffprobe, one turns the clock by libfaketime, and some open the web page in Chromium; the service
+# itself needs none of them.
 system:
-	@if command -v ffprobe >/dev/null && ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1; then exit 0; fi; \
+	@if command -v ffprobe >/dev/null && command -v chromium >/dev/null && \
+		ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then \
 		if command -v ffprobe >/dev/null; then exit 0; fi; \
 		echo "ffprobe is missing and there is no apt-get here: install FFmpeg (it brings ffprobe), then try again" >&2; exit 1; \
 	fi; \
 	sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
-	$$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends ffmpeg libfaketime
+	$$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends ffmpeg libfaketime chromium
 
 clean:
 	rm -rf .venv demo sheets build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -107,7 +107,7 @@ export class Live {
   }
 
   #switched({ model, reason }) {
-    this.about.model = model;
+    this.about = { model }; // what computes it is not said then
     this.#tell.switched(model, reason);
   }
 
