@@ -41,12 +41,13 @@ bench: .venv/.dev
 quality: .venv/.dev  ## scores every model, writes docs/quality.md, and contact sheets to sheets/
 	.venv/bin/python -m server.quality
 
-# Some tests judge written video by ffprobe, one turns the clock by libfaketime, and those of relays run real RTMP servers:
-# nginx with its module, and node-media-server. The service itself needs none of them.
+# Some tests judge written video by ffprobe, one turns the clock by libfaketime, some open the web page in Chromium, and those of
+# relays run real RTMP servers: nginx with its module, and node-media-server. The service itself needs none of them.
 system: .node/.installed
 	@missing=; \
 	command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || missing="$$missing ffmpeg"; \
 	ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing="$$missing libfaketime"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	test -e $(RTMP_MODULE) || missing="$$missing nginx libnginx-mod-rtmp"; \
 	$(INSTALL)
 
