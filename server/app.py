@@ -20,6 +20,7 @@ from server.metrics import Metrics
 from server.service import Service
 from server.settings import Settings
 from server.streams.pool import Workers
+from server.vitals import Vitals
 
 ROUTERS = (images.router, videos.router, stream.router, models.router, health.router)
 """In the order of the documentation."""
@@ -52,10 +53,12 @@ def _compose(settings: Settings) -> Service:
 
     engine = EngineSupervisor(settings, metrics.engine_restarts_total.inc, note)
     workers = Workers(settings, engine.address)
+    metrics.engine_ready.set_function(lambda: engine.ready)
     metrics.queue_frames.labels("pictures").set_function(lambda: workers.pictures.waiting)
+    metrics.storage_limit_bytes.set(settings.storage_bytes)
     jobs = Jobs(settings, workers, metrics)
     keyring, reports = Keyring(settings.api_keys_file), EngineReports(settings.model)
-    return Service(settings, metrics, keyring, engine, reports, workers, jobs)
+    return Service(settings, metrics, keyring, engine, reports, workers, jobs, Vitals(metrics, jobs, settings.data_folder))
 
 
 @asynccontextmanager

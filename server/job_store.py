@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from models.errors import FourfoldError
 from server.errors import ServiceError
@@ -118,6 +118,12 @@ class JobStore:
         """How many jobs wait to be run."""
         count = "SELECT COUNT(*) FROM jobs WHERE state = 'queued'"
         return int((await self._do(lambda database: database.execute(count).fetchone()))[0])
+
+    async def count(self) -> dict[str, int]:
+        """How many jobs there are in each state, those that nobody is in too."""
+        rows = "SELECT state, COUNT(*) FROM jobs GROUP BY state"
+        found = await self._do(lambda database: database.execute(rows).fetchall())
+        return dict.fromkeys(get_args(State), 0) | dict(found)
 
     async def claim(self) -> Job | None:
         """The job that waits longest; it runs from now on."""

@@ -12,6 +12,7 @@ from server.listing import EngineReports
 from server.metrics import Metrics
 from server.settings import Settings
 from server.streams.pool import Workers
+from server.vitals import Vitals
 
 
 class Draining(asyncio.Event):
@@ -42,6 +43,7 @@ class Service:
     engine_reports: EngineReports
     workers: Workers
     jobs: Jobs
+    vitals: Vitals
     draining: Draining = field(default_factory=Draining)
 
     def check_ready(self) -> None:

@@ -31,6 +31,7 @@ class Meter:
         """
         self._metrics, self._name, self._label = metrics, name, metrics.stream_label(name)
         self.model, self._budget_seconds, self._clock = model, budget_seconds, clock
+        metrics.streams_by_model.labels(KIND, model).inc()
         self._arrivals: dict[int, float] = {}
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
         self._drops: Counter[str] = Counter()
@@ -82,6 +83,8 @@ class Meter:
         """Frames are upscaled by another model from now on."""
         if model != self.model:
             self._metrics.model_switches_total.labels(self.model, model, reason).inc()
+            self._metrics.streams_by_model.labels(KIND, self.model).dec()
+            self._metrics.streams_by_model.labels(KIND, model).inc()
             self.model = model
 
     def stats(self) -> dict[str, Any]:
@@ -101,6 +104,7 @@ class Meter:
     def close(self, reason: str) -> None:
         """The session is over; what was not answered by now is dropped for this reason."""
         self.dropped(list(self._arrivals), reason)
+        self._metrics.streams_by_model.labels(KIND, self.model).dec()
         self._metrics.forget_stream(self._name)
 
     def _percentiles_ms(self) -> dict[str, float | None]:
