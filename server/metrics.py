@@ -7,6 +7,7 @@ several processes count in.
 import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +20,9 @@ from prometheus_client import (
 )
 
 from server.cards import CardState
+from server.errors import CODES
+from server.streams.protocol import DropReason
+from server.streams.relay_protocol import RelayDrop, SourceReason
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # half of all series, and nothing reads them
 
@@ -32,6 +36,11 @@ FRAMES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 NAMED_STREAMS = 100
 """Streams that have gauges of their own at one time; what is beyond shares the label `other`."""
+
+OUTCOMES = ("delivered", "dropped", "failed")
+
+DROPS: dict[str, tuple[str, ...]] = {"websocket": (*get_args(DropReason), "disconnected"), "relay": get_args(RelayDrop)}
+"""Kind of a live stream -> why its frames are dropped."""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """That have a label; what else clients make up is `other`."""
@@ -94,6 +103,22 @@ class Metrics:
         self.build_info = gauge("build_info", "What runs here.", "version", "python")
         self.build_info.labels(version("fourfold"), platform.python_version()).set(1)
         ProcessCollector(registry=registry)  # start, memory, descriptors of this process
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Makes the counters that can be foreseen: Prometheus sees no increase in a series that begins at one."""
+        for kind, reasons in DROPS.items():
+            self.deadline_misses_total.labels(kind)
+            for reason in reasons:
+                self.frames_dropped_total.labels(kind, reason)
+        for kind in (*DROPS, "image", "video"):
+            for outcome in OUTCOMES:
+                self.frames_total.labels(kind, outcome)
+        for code in CODES:
+            self.rejected_total.labels(code)
+            self.stream_faults_total.labels(code)
+        for reason in get_args(SourceReason):
+            self.reconnects_total.labels(reason)
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""

@@ -130,6 +130,20 @@ def test_words_that_clients_make_up_are_one_series() -> None:
     assert 'fourfold_http_requests_total{method="other",route="(none)",status="405"} 10000.0' in told
 
 
+def test_what_has_not_happened_yet_is_zero() -> None:
+    told = text(Metrics())
+    for name in (
+        'frames_dropped_total{kind="websocket",reason="late"}',
+        'frames_dropped_total{kind="relay",reason="target"}',
+        'frames_total{kind="video",outcome="delivered"}',
+        'deadline_misses_total{kind="relay"}',
+        'reconnects_total{reason="target_down"}',
+        'rejected_total{reason="busy"}',
+        'stream_faults_total{reason="crashed"}',
+    ):
+        assert f"fourfold_{name} 0.0" in told
+
+
 def test_cards_are_shown_as_far_as_they_tell() -> None:
     metrics = Metrics()
     metrics.note_cards([CardState("0 H200", 0.5, 3 << 30, 141 << 30, None)])
