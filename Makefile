@@ -1,8 +1,9 @@
-# Sets up Fourfold in .venv and runs what a user or a contributor runs: make demo, make test, make check, make bench, make quality.
+# Sets up Fourfold in .venv and runs what a user or a contributor runs: make demo, make test, make check, make bench,
+# make quality, make dashboards, make observe.
 
 PYTHON ?= python3
 
-.PHONY: demo test system check bench quality clean
+.PHONY: demo test system check bench quality dashboards observe clean
 
 demo: .venv/.base  ## upscales a sample and leaves the results in demo/
 	.venv/bin/fourfold demo demo
@@ -14,6 +15,7 @@ check: .venv/.dev
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
+	.venv/bin/mypy docker/grafana/dashboards
 	.venv/bin/lint-imports
 
 bench: .venv/.dev
@@ -22,6 +24,12 @@ bench: .venv/.dev
 
 quality: .venv/.dev  ## scores every model, writes docs/quality.md, and contact sheets to sheets/
 	.venv/bin/python -m server.quality
+
+dashboards: .venv/.dev  ## writes docker/grafana/dashboards/*.json from the code beside them
+	.venv/bin/python docker/grafana/dashboards
+
+observe: .venv/.dev system  ## runs the service under load with a Prometheus, and shows what every dashboard shows
+	.venv/bin/python -m tests.observe
 
 # Some tests judge written video by ffprobe, and one turns the clock by libfaketime; the service itself needs neither.
 system:
