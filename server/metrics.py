@@ -7,6 +7,7 @@ several processes count in.
 import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from itertools import product
 from typing import get_args
 
 from prometheus_client import (
@@ -19,6 +20,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from models.registry import MODELS
 from server.cards import CardState
 from server.errors import CODES
 from server.streams.protocol import DropReason
@@ -41,6 +43,11 @@ OUTCOMES = ("delivered", "dropped", "failed")
 
 DROPS: dict[str, tuple[str, ...]] = {"websocket": (*get_args(DropReason), "disconnected"), "relay": get_args(RelayDrop)}
 """Kind of a live stream -> why its frames are dropped."""
+
+STEPS_DOWN, STEPS_UP = ("overload", "engine_unavailable"), ("recovered", "engine_back")
+"""Why a live stream goes over to a lighter model, and back."""
+LIGHTER = ("xlsr", "bicubic")
+"""Models that are stepped down to."""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """That have a label; what else clients make up is `other`."""
@@ -119,6 +126,11 @@ class Metrics:
             self.stream_faults_total.labels(code)
         for reason in get_args(SourceReason):
             self.reconnects_total.labels(reason)
+        for model, lighter in product({model.name for model in MODELS}, LIGHTER):
+            for down, up in zip(STEPS_DOWN, STEPS_UP, strict=True):
+                if model not in (lighter, "bicubic"):
+                    self.model_switches_total.labels(model, lighter, down)
+                    self.model_switches_total.labels(lighter, model, up)
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""

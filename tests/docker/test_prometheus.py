@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from server.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker" / "prometheus"
 CASES = Path(__file__).parent / "alerts_test.yml"
@@ -49,6 +51,11 @@ def test_every_alert_has_its_paragraph() -> None:
     assert all(len(paragraph) > 100 for paragraph in paragraphs.values())
     linked = re.findall(r"runbook: docs/runbook\.md#(\w+)", (FOLDER / "alerts.yml").read_text())
     assert linked == [alert.lower() for alert in ALERTS]
+
+
+def test_the_runbook_names_settings_that_there_are() -> None:
+    named = set(re.findall(r"FOURFOLD_([A-Z_]+)", (ROOT / "docs" / "runbook.md").read_text()))
+    assert named and {name.lower() for name in named} <= Settings.model_fields.keys()
 
 
 def test_a_paragraph_knows_how_bad_it_is() -> None:

@@ -7,7 +7,9 @@ from prometheus_client import generate_latest
 
 from server.api._stream_meter import Meter
 from server.cards import CardState
-from server.metrics import NAMED_STREAMS, SECONDS, Metrics
+from server.metrics import NAMED_STREAMS, SECONDS, STEPS_DOWN, STEPS_UP, Metrics
+from server.streams import _ladder
+from server.streams._ladder import ENGINE_BACK, ENGINE_GONE, OVERLOAD, RECOVERED
 
 NAMES = {
     "stage_seconds": ("stage",),
@@ -128,6 +130,14 @@ def test_words_that_clients_make_up_are_one_series() -> None:
     told = text(metrics)
     assert told.count("fourfold_http_requests_total{") == 1
     assert 'fourfold_http_requests_total{method="other",route="(none)",status="405"} 10000.0' in told
+
+
+def test_changes_of_model_are_those_of_the_ladder() -> None:
+    assert {*STEPS_DOWN, *STEPS_UP} == {OVERLOAD, ENGINE_GONE, RECOVERED, ENGINE_BACK}
+    told = text(Metrics())
+    for heavy, lighter in _ladder.LIGHTER.items():
+        assert f'fourfold_model_switches_total{{from="{heavy}",reason="overload",to="{lighter}"}} 0.0' in told
+        assert f'fourfold_model_switches_total{{from="bicubic",reason="engine_back",to="{heavy}"}} 0.0' in told
 
 
 def test_what_has_not_happened_yet_is_zero() -> None:

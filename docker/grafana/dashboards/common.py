@@ -47,9 +47,9 @@ def increase(metric: str, by: str = "", where: str = "", over: str = WINDOW) -> 
 
 
 def quantile(share: float, metric: str, by: str = "", where: str = "") -> str:
-    """A quantile of what a histogram observed, by labels."""
+    """A quantile of what a histogram observed, by labels; nothing, and not NaN, where it observed nothing."""
     labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({share}, {rate(f'{metric}_bucket', labels, where)})"
+    return f"histogram_quantile({share}, {rate(f'{metric}_bucket', labels, where)}) >= 0"
 
 
 def quantiles(metric: str, where: str = "") -> list[Line]:
