@@ -90,7 +90,7 @@ VERDICTS: dict[tuple[str, str], tuple[Verdict, ...]] = {
     ("live", "Deadline misses"): (rises("streams that keep every frame are late", where=WEBSOCKET, least=0.05),),
     ("live", "Drops by reason"): (rises("more comes than the engine computes", where=WEBSOCKET, of=sum, least=0.5),),
     ("live", "Streams by model"): (rises("streams step down", where={"model": "bicubic"}),),
-    ("live", "Changes of model"): (rises("streams step down", where={"reason": "overload"}),),
+    ("live", "Changes of model"): (rises("streams step down: it is too slow, or hangs", of=sum),),
     ("live", "Reconnects"): (unjudged("an RTMP server that shares two busy cores may cut a connection"),),
     ("engine", "Ready"): (stays("the engine is busy, not dead"),),
     ("engine", "What runs"): (stays("nothing else does"),),
