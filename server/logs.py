@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 KEY = re.compile(r"ff_[A-Za-z0-9_-]{8,}")
+PASSWORD = re.compile(r"(\brtmps?://)[^\s/@]*@", re.IGNORECASE)
+QUERY = re.compile(r"(\brtmps?://[^\s?'\"]*\?)[^\s'\"]+", re.IGNORECASE)
 
 
 def redacted(text: str) -> str:
-    """`text` with whatever looks like an API key made unreadable."""
-    return KEY.sub("ff_…", text)
+    """`text` with whatever looks like an API key, or like a password or stream key in a URL, made unreadable."""
+    return QUERY.sub(r"\1…", PASSWORD.sub(r"\1…@", KEY.sub("ff_…", text)))
 
 
 class LineFormatter(logging.Formatter):

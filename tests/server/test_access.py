@@ -247,7 +247,7 @@ def test_a_damaged_file_is_told(text: str, keys: Path) -> None:
 
 @pytest.mark.anyio
 async def test_changes_are_noticed_and_damage_is_not_followed(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.access.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("server.keylist.WATCH_SECONDS", 0.01)
     first = await anyio.to_thread.run_sync(lambda: add_key(keys, "first", ["images"], None, Limits()))
     keyring = await anyio.to_thread.run_sync(Keyring, keys)
     async with anyio.create_task_group() as tasks:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client import generate_latest
 
-from server.api._stream_meter import Meter
+from server.api._stream_meter import SessionMeter
 from server.cards import CardState
 from server.metrics import NAMED_STREAMS, SECONDS, STEPS_DOWN, STEPS_UP, Metrics
 from server.streams import _ladder
@@ -110,7 +110,7 @@ def test_only_the_api_process_has_metrics() -> None:
 
 def test_ten_thousand_sessions_leave_few_series() -> None:
     metrics = Metrics()
-    meters = [Meter(metrics, f"somebody's stream {number}", "xlsr", 0.25) for number in range(10_000)]
+    meters = [SessionMeter(metrics, f"somebody's stream {number}", "xlsr", 0.25) for number in range(10_000)]
     for meter in meters:
         meter.arrived(0)
         meter.delivered(0, (0.001, 0.001, 0.001, 0.001), 0.001)
