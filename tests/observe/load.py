@@ -17,6 +17,7 @@ from tests.support import clips
 from tests.support.frames import natural
 from tests.support.live import encode
 from tests.support.pictures import encoded
+from tests.support.rtmp import live_clip, publisher
 from tests.support.service import RunningService
 from tests.support.stream import client
 
@@ -71,11 +72,12 @@ def load(service: RunningService, *works: Work) -> Iterator[Load]:
         running.end()
 
 
-def calm_load(folder: Path) -> list[Work]:
-    """Something of every kind, and little of it. Args: folder: for the clip of the video jobs."""
+def calm_load(folder: Path, rtmp_url: str) -> list[Work]:
+    """Something of every kind, and little of it. Args: folder: for clips; rtmp_url: of an RTMP server that asks the service."""
     clip = clips.write(folder / "clip.mp4", width=SMALL[0], height=SMALL[1], frames=30)
     calm = partial(stream, model="xlsr", size=SMALL, kind="rgb24", late="drop", fps=CALM_FPS)
-    return [calm, pictures, refusals, partial(videos, clip=clip)]
+    published = live_clip(folder / "live.mp4", width=SMALL[0], height=SMALL[1], rate=10)
+    return [calm, pictures, refusals, partial(videos, clip=clip), partial(relay, clip=published, url=f"{rtmp_url}/live/show")]
 
 
 def overload() -> list[Work]:
@@ -120,6 +122,13 @@ def _drain(socket: ClientConnection, places: threading.Semaphore) -> None:
                 places.release()
     except ConnectionClosed:
         pass
+
+
+def relay(service: RunningService, stop: threading.Event, *, clip: Path, url: str) -> None:
+    """Publishes a stream, which the service then relays."""
+    with publisher(clip, url) as publishing:
+        while not stop.wait(0.5):
+            assert not publishing.ended, publishing.log.read_text()
 
 
 def pictures(service: RunningService, stop: threading.Event) -> None:

@@ -2,13 +2,15 @@
 
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from server.keyfile import Limits, add_key
+from server.rtmp_server import RtmpServer, free_port
 from tests.observe.judge import Judge, Say
 from tests.observe.load import calm_load, load, overload, warm_up
 from tests.observe.panels import Look, blank, look, read_lines
-from tests.observe.verdicts import CARD_PANELS, stays
+from tests.observe.verdicts import CARD_PANELS, RELAY, stays
 from tests.support.prometheus import Prometheus, running_prometheus
 from tests.support.service import RunningService, running_service
 
@@ -27,28 +29,34 @@ def observe(folder: Path, say: Say) -> list[str]:
     Returns:
         what is wrong.
     """
-    keys = folder / "keys.json"
+    keys, secret, rtmp_port = folder / "keys.json", folder / "secret", free_port()
     key = add_key(keys, "observer", ["admin"], None, Limits())
     seer = add_key(keys, "prometheus", ["metrics"], None, Limits())
+    secret.write_text("observed")
     (folder / "prometheus").mkdir()
-    with running_service(folder, key=key, api_keys_file=keys, engine="openvino", precision="fp32") as service:
+    settings = {"engine": "openvino", "precision": "fp32", "api_keys_file": keys, "hook_secret_file": secret}
+    with ExitStack() as stack:
+        service = stack.enter_context(
+            running_service(folder, key=key, rtmp_server=f"rtmp://127.0.0.1:{rtmp_port}", relay_max_load=100, **settings)
+        )
         warm_up(service)
-        with (
-            running_prometheus(folder / "prometheus", f"{service.host}:{service.port}", seer) as prometheus,
-            load(service, *calm_load(folder)) as works,
-        ):
-            calm, faults = _calm_looks(prometheus, say)
-            if not faults:
-                works.start(*overload())
-                faults = _judged(prometheus, calm, say)
-            return faults + works.failures + _other_faults(service, prometheus)
+        rtmp = RtmpServer(folder / "nginx", service.url, secret.read_text(), rtmp_port)
+        stack.callback(rtmp.stop)
+        rtmp.start()
+        prometheus = stack.enter_context(running_prometheus(folder / "prometheus", f"{service.host}:{service.port}", seer))
+        works = stack.enter_context(load(service, *calm_load(folder, rtmp.rtmp_url)))
+        calm, faults = _calm_looks(prometheus, say)
+        if not faults:
+            works.start(*overload())
+            faults = _judged(prometheus, calm, say)
+        return faults + works.failures + _other_faults(service, prometheus)
 
 
 def _calm_looks(prometheus: Prometheus, say: Say) -> tuple[list[Look], list[str]]:
     """Waits until every panel shows something, and then looks some times; the looks, and what is wrong."""
     lines = [line for line in read_lines() if line.panel not in CARD_PANELS or shutil.which("nvidia-smi")]
     deadline, faults = time.monotonic() + CALM_SECONDS, list[str]()
-    while (missing := blank(seen := look(prometheus, lines))) or not _is_ready(seen):
+    while (missing := blank(seen := look(prometheus, lines))) or not _all_run(seen):
         if time.monotonic() > deadline:
             faults = [f"{line.page}: {line.panel}: shows nothing: {line.query}" for line in missing] or [
                 "the engine is not ready"
@@ -67,9 +75,10 @@ def _calm_looks(prometheus: Prometheus, say: Say) -> tuple[list[Look], list[str]
     return looks, faults
 
 
-def _is_ready(seen: Look) -> bool:
-    """Whether the engine is: it was not if it has just tried a network that it did not know."""
-    return stays("it has to").value(seen, "engine", "Ready") == 1
+def _all_run(seen: Look) -> bool:
+    """Whether the engine is (it was not if it has just tried a network that it did not know), and the relay runs."""
+    relayed = stays("it has to", where=RELAY | {"outcome": "delivered"}).value(seen, "live", "Frames by what became of them")
+    return stays("it has to").value(seen, "engine", "Ready") == 1 and bool(relayed)
 
 
 def _judged(prometheus: Prometheus, calm: list[Look], say: Say) -> list[str]:

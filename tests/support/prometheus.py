@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
+
+from server.rtmp_server import free_port
 
 FOLDER = Path(__file__).parents[2] / "docker" / "prometheus"
 START_SECONDS = 60.0
@@ -68,7 +69,7 @@ def running_prometheus(folder: Path, target: str, key: str) -> Iterator[Promethe
         configuration = configuration.replace(there, here)
     (folder / "prometheus.yml").write_text(configuration)
     shutil.copy(FOLDER / "alerts.yml", folder)
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     options = [
         f"--web.listen-address={address}",
         f"--storage.tsdb.path={folder / 'series'}",
@@ -89,12 +90,6 @@ def running_prometheus(folder: Path, target: str, key: str) -> Iterator[Promethe
             process.kill()
             process.wait()
         log.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _wait(prometheus: Prometheus, process: subprocess.Popen[bytes], log: Path) -> None:
