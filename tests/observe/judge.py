@@ -84,8 +84,12 @@ class Judge:
         self._say(f"{place.page:8} {place.panel:37} {place.verdict.letter} {move:10} {before:>9} -> {now:9} {words}")
 
     def _complaint(self, place: Place, what: str) -> str:
-        verdict = place.verdict
+        verdict, (before, then) = place.verdict, (_range(place.values(looks)) for looks in (self._calm, self._looks))
         return (
             f"{place.page}: {place.panel} ({verdict.letter}, {dict(verdict.where)}) {what}, but {verdict.move}: {verdict.why}; "
-            f"before: {place.values(self._calm)}, then: {place.values(self._looks)}"
+            f"before: {before}, then: {then}"
         )
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.4g} to {max(values):.4g}" if values else "nothing"

@@ -34,7 +34,7 @@ def observe(folder: Path, say: Say) -> list[str]:
     seer = add_key(keys, "prometheus", ["metrics"], None, Limits())
     secret.write_text("observed")
     (folder / "prometheus").mkdir()
-    settings = {"engine": "openvino", "precision": "fp32", "api_keys_file": keys, "hook_secret_file": secret}
+    settings = {"engine": "openvino", "precision": "fp32", "api_keys_file": keys, "hook_secret_file": secret, "max_streams": 16}
     with ExitStack() as stack:
         service = stack.enter_context(
             running_service(folder, key=key, rtmp_server=f"rtmp://127.0.0.1:{rtmp_port}", relay_max_load=100, **settings)

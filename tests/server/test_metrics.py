@@ -123,6 +123,11 @@ def test_ten_thousand_sessions_leave_few_series() -> None:
     assert 'fourfold_streams_by_model{kind="websocket",model="xlsr"} 0.0' in text(metrics)
 
 
+def test_the_documentation_lists_all_of_them() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
+    assert set(re.findall(r"`fourfold_(\w+)`", page)) == NAMES.keys()
+
+
 def test_words_that_clients_make_up_are_one_series() -> None:
     metrics = Metrics()
     for number in range(10_000):
