@@ -49,6 +49,9 @@ STEPS_DOWN, STEPS_UP = ("overload", "engine_unavailable"), ("recovered", "engine
 LIGHTER = ("xlsr", "bicubic")
 """Models that are stepped down to."""
 
+BUILD = (version("fourfold"), platform.python_version())
+"""Of Fourfold and of Python; read from disk, so once."""
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """That have a label; what else clients make up is `other`."""
 
@@ -108,7 +111,7 @@ class Metrics:
         self.gpu_memory_total_bytes = gauge("gpu_memory_total_bytes", "Bytes of a card's memory.", "device")
         self.encoder_sessions = gauge("encoder_sessions", "Streams that a card's encoder (NVENC) writes.", "device")
         self.build_info = gauge("build_info", "What runs here.", "version", "python")
-        self.build_info.labels(version("fourfold"), platform.python_version()).set(1)
+        self.build_info.labels(*BUILD).set(1)
         ProcessCollector(registry=registry)  # start, memory, descriptors of this process
         self._begin_at_zero()
 
