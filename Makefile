@@ -5,7 +5,7 @@ PYTHON ?= python3
 
 RTMP_MODULE := /usr/lib/nginx/modules/ngx_rtmp_module.so
 
-# Installs what $$missing names. A service that comes with a package is not started, and what was said about that before stays said.
+# Installs what $$missing names. Debian starts a server when its package is installed; policy-rc.d says no to that meanwhile.
 define INSTALL
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then \
@@ -49,9 +49,8 @@ dashboards: .venv/.dev  ## writes docker/grafana/dashboards/*.json from the code
 observe: .venv/.dev system  ## runs the service under load with a Prometheus, and shows what every dashboard shows
 	.venv/bin/python -m tests.observe
 
-# Some tests judge written video by ffprobe, one turns the clock by libfaketime, those of relays run real RTMP servers (nginx with its
-# module, and node-media-server), and those of metrics a Prometheus. The service itself needs none of them. Debian starts nginx and
-# Prometheus when they are installed: policy-rc.d says no.
+# Some tests judge written video by ffprobe, one turns the clock by libfaketime, those of relays run real RTMP servers (nginx with
+# its module, and node-media-server), and those of metrics a Prometheus. The service itself needs none of them.
 system: .node/.installed
 	@missing=; \
 	command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || missing="$$missing ffmpeg"; \
@@ -83,7 +82,7 @@ clean:
 	touch $@
 
 # PyTorch first and at one version: figures and exported graphs are compared with it.
-.venv/.dev: pyproject.toml | .venv/bin/python
+.venv/.dev: pyproject.toml clients/python/pyproject.toml | .venv/bin/python
 	.venv/bin/python -m pip install --quiet torch==2.13.0
-	.venv/bin/python -m pip install --quiet -e '.[dev]'
+	.venv/bin/python -m pip install --quiet -e '.[dev]' -e clients/python
 	touch $@

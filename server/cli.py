@@ -11,7 +11,7 @@ import typer
 from models.errors import FourfoldError
 from server.cli_bench import bench
 from server.cli_keys import keys
-from server.terminal import EngineName, Json, ModelName, PrecisionName, Scale, print_json, say, table
+from server.terminal import EngineName, Json, ModelName, PrecisionName, Scale, print_json, relay_line, say, table
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -287,6 +287,36 @@ def serve(
 
     number = run(load_settings(host=host, port=port, model=model, engine=engine, precision=precision))
     if number == signal.SIGINT:
+        raise typer.Exit(130)
+
+
+@app.command()
+def relay(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="rtmp: or rtmps: URL; or a file, with --realtime.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="rtmp: or rtmps: URL to publish to.")],
+    model: ModelName = "auto",
+    scale: Scale = 4,
+    engine: EngineName = "auto",
+    precision: PrecisionName = "auto",
+    encoder: Annotated[str, typer.Option(help="auto, libx264 or h264_nvenc.")] = "auto",
+    bitrate: Annotated[int | None, typer.Option(min=50_000, help="bit/s, constant; by default what the size needs.")] = None,
+    keyframe_seconds: Annotated[float, typer.Option(min=0.1, max=20, help="Seconds from one keyframe to the next.")] = 2.0,
+    hold_seconds: Annotated[
+        float, typer.Option(min=0, help="Seconds to show the last frame for while the source is away.")
+    ] = 30.0,
+    realtime: Annotated[bool, typer.Option("--realtime", help="SOURCE is a file; read it at the speed it plays at.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No notes, no figures meanwhile.")] = False,
+    json: Json = False,
+) -> None:
+    """Relay a live stream, upscaled, until its source ends or Ctrl-C."""
+    from server.local_relay import LocalRelay, run_relay
+
+    options = (source, target, model, scale, engine, precision, encoder, bitrate, keyframe_seconds, hold_seconds, realtime)
+    tell = (lambda line: None) if quiet else say
+    figures, stopped = run_relay(LocalRelay(*options), tell, lambda figures: tell(relay_line(figures)))
+    if json:
+        print_json(figures)
+    if stopped:
         raise typer.Exit(130)
 
 

@@ -26,7 +26,7 @@ class Limits:
     streams: int | None = None  # sessions at once, and relays at once
     bytes: int | None = None  # of the body of one request
     pixels: int | None = None  # of one input picture or frame
-    seconds: int | None = None  # that one video plays, and that one session lasts
+    seconds: int | None = None  # that one video plays, and that one session or relay lasts
 
 
 @dataclass(frozen=True)

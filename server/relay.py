@@ -43,7 +43,7 @@ class Relay:
         self.task: asyncio.Task[None] | None = None
         self.stopping = asyncio.Event()
         self.state: RelayState = "starting"
-        self.since = clock()  # in this state
+        self.since = self._began = clock()  # in this state; at all
         self.has_source = False
         self._meter = Meter(metrics, "relay", label, record.plan.model, budget_seconds, clock)
         self._stats = self._meter.stats()
@@ -54,7 +54,12 @@ class Relay:
         self._output: dict[str, Any] | None = None
         self._made: dict[str, str | None] = {"encoder": record.plan.encoder, "engine": None, "precision": None}
         self._publisher: str | None = None
-        self._admitted = clock()
+        self._admitted: float | None = None  # when; None: it has begun since
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was begun by this process."""
+        return self._clock() - self._began
 
     def stop(self, reason: str) -> None:
         """Has the relay end."""
@@ -72,7 +77,8 @@ class Relay:
 
     def is_published(self, patience: float) -> bool:
         """Whether somebody publishes its source. Args: patience: seconds that who was let in has to begin."""
-        return self._publisher is not None and (self.has_source or self._clock() - self._admitted < patience)
+        awaited = self._admitted is not None and self._clock() - self._admitted < patience
+        return self._publisher is not None and (self.has_source or awaited)
 
     def waits(self, seconds: float) -> bool:
         """Whether it has waited for its source in vain for so long, from its start."""
@@ -84,7 +90,7 @@ class Relay:
             case "state":
                 self._go(_known(message["state"], get_args(RelayState)), message.get("reason"))
             case "source":
-                self.has_source = True
+                self._begun()
                 self._input = {name: message[name] for name in ("width", "height", "fps", "codec", "audio")}
             case "output":
                 self._output = {name: message[name] for name in ("width", "height")}
@@ -163,7 +169,12 @@ class Relay:
             return
         log.info("%s is %s%s", self.label, state, f": {reason}" if reason else "")
         self.state, self.since = state, self._clock()
-        self.has_source = state == "running" or (self.has_source and state == "starting")
+        if state == "running":
+            self._begun()
+        self.has_source = self.has_source and state != "holding"
+
+    def _begun(self) -> None:
+        self.has_source, self._admitted = True, None
 
     def _count(self, message: dict[str, Any]) -> None:
         self._meter.take(int(message["in"]))

@@ -45,6 +45,7 @@ class Plan:
     bitrate: int | None  # bit/s; None: by size and rate of the pictures
     keyframe_seconds: float
     pixels: int  # of an input picture, at most
+    seconds: int | None = None  # that it lasts, at most
 
 
 @dataclass(frozen=True)

@@ -57,28 +57,16 @@ Spawn = Callable[[WorkerJob], Awaitable[Worker]]
 class Relays:
     """All relays. `start` before anything else."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        spawn: Spawn,
-        metrics: Metrics,
-        keyed: bool,
-        places: Places | None = None,
-        load: Load | None = None,
-        start_seconds: float = START_SECONDS,
-    ) -> None:
+    def __init__(self, settings: Settings, spawn: Spawn, metrics: Metrics, keyed: bool) -> None:
         """Args:
         settings: see there.
         spawn: starts workers.
         metrics: where everything is counted.
         keyed: callers are told apart, so that each has a limit.
-        places: that may be connected to; None: by the settings.
-        load: of the processor.
-        start_seconds: that a stream has to begin after it was announced.
         """
         self._settings, self._spawn, self._metrics, self._keyed = settings, spawn, metrics, keyed
-        self._places = places or Places(settings.rtmp_server, settings.relay_sources, settings.relay_targets)
-        self._load, self._start_seconds = load or Load(), start_seconds
+        self._places = Places(settings.rtmp_server, settings.relay_sources, settings.relay_targets)
+        self._load = Load()
         metrics.streams_limit.labels("relay").set(settings.max_relays)
         self._store = RelayStore(settings.data_folder / "relays.sqlite3")
         self._token = f"ff_{secrets.token_urlsafe(32)}"
@@ -136,7 +124,7 @@ class Relays:
             ServiceError: stream_busy: somebody publishes it already; busy.
         """
         if relay := self._of_stream(stream):
-            if relay.is_published(self._start_seconds) or relay.stopping.is_set():
+            if relay.is_published(START_SECONDS) or relay.stopping.is_set():
                 raise ServiceError("stream_busy", f"somebody publishes {stream} already; end that first, or take another name")
             relay.admit(publisher)
             return
@@ -357,7 +345,9 @@ class Relays:
             await asyncio.sleep(TICK_SECONDS)
             for relay in self._active.values():
                 relay.tick()
-                if relay.record.stream and relay.waits(self._start_seconds):
+                if (limit := relay.record.plan.seconds) and relay.age > limit:
+                    relay.stop(f"a relay of {relay.record.owner} lasts {limit} s")
+                if relay.record.stream and relay.waits(START_SECONDS):
                     relay.stop("nobody published it")
             if self._active:
                 await asyncio.to_thread(self._load.sample)

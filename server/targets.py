@@ -15,7 +15,6 @@ from typing import Literal
 from urllib.parse import unquote
 
 from server.errors import ServiceError
-from server.logs import redacted
 from server.streams.relay_protocol import Endpoint
 
 Address = IPv4Address | IPv6Address
@@ -115,7 +114,7 @@ def parse_place(side: Side, url: str) -> Place:
         raise ServiceError("target_denied", f"{side} is a URL with {scheme[1][:20]}:, relays take {', '.join(PORTS)}")
     found = _URL.fullmatch(url)
     if not found or any(part in ("", ".", "..") for part in unquote(found["path"])[1:].split("/")) or _odd(unquote(url)):
-        raise ServiceError("invalid", f"{side} is {redacted(url)[:80]!r}, no URL that can be relayed; write {FORM}")
+        raise ServiceError("invalid", f"{side} is {_hinted(url)!r}, no URL that can be relayed; write {FORM}")
     kind = found["scheme"].lower()
     try:
         port = _port(found["port"], kind)
@@ -222,6 +221,12 @@ def _public(address: Address) -> bool:
     """Whether it is an address of the Internet, and of one machine."""
     tunnelled = any(address in network for network in _TUNNELS if network.version == address.version)
     return address.is_global and not address.is_multicast and not tunnelled
+
+
+def _hinted(url: str) -> str:
+    """The beginning of what is no URL, without what may be secret in it."""
+    plain = url.partition("?")[0]
+    return f"…{plain[plain.rindex('@') :]}"[:80] if "@" in plain else plain[:80]
 
 
 def _odd(text: str) -> bool:

@@ -32,3 +32,13 @@ def table(header: list[str], rows: list[list[Any]]) -> None:
     for row in rows:
         table.add_row(*map(str, row))
     Console().print(table)
+
+
+def relay_line(figures: dict[str, Any]) -> str:
+    """How a relay does, in one line."""
+    latency = ", ".join(f"{name} {value:.0f}" for name, value in figures["latency_ms"].items() if value is not None)
+    drops = ", ".join(f"{reason} {count}" for reason, count in figures["drops"].items()) or "none"
+    return (
+        f"{figures['state']}, {figures['model']}: {figures['fps_in']:.1f} frames/s in, {figures['fps_out']:.1f} out; "
+        f"latency ms: {latency or 'none yet'}; drops: {drops}"
+    )

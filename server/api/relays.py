@@ -139,6 +139,7 @@ async def create(service: ServiceDependency, owner: Permitted, wish: Wish) -> JS
     plan = Plan(
         **wish.model_dump() | {"model": model_of(wish.model or service.settings.model, wish.scale).name},
         pixels=min(most, owner.limits.pixels or most),
+        seconds=owner.limits.seconds,
     )
     record = await service.relays.add(owner, plan)
     relay = _described(*await service.relays.find(record.id, [owner.name]))

@@ -33,6 +33,7 @@ MODULES = (
     "server.media.encode",
     "server.streams.live",
     "server.streams.pictures",
+    "server.streams.relay",
     "server.streams.video",
     "simplejpeg",
 )

@@ -17,6 +17,7 @@ To the worker: {"type": "stop"}: what was decoded is sent, then "ended" comes. H
 """
 
 from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -47,7 +48,9 @@ class Endpoint(BaseModel):
     address: str | None = None  # the IP address that stands for the URL's host
 
     def __str__(self) -> str:
-        return self.url.partition("?")[0]
+        """The URL without what may be secret in it."""
+        parts = urlsplit(self.url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 class RelayOptions(BaseModel):
