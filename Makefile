@@ -1,4 +1,5 @@
-# Sets up Fourfold in .venv and runs what a user or a contributor runs: make demo, make test, make check, make bench, make quality.
+# Sets up Fourfold in .venv and runs what a user or a contributor runs: make demo, make test, make check, make bench,
+# make quality, make dashboards, make observe.
 
 PYTHON ?= python3
 
@@ -17,7 +18,7 @@ define INSTALL
 	$$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends $$missing
 endef
 
-.PHONY: demo demo-live test system rtmp check bench quality clean
+.PHONY: demo demo-live test system rtmp check bench quality dashboards observe clean
 
 demo: .venv/.base  ## upscales a sample and leaves the results in demo/
 	.venv/bin/fourfold demo demo
@@ -32,6 +33,7 @@ check: .venv/.dev
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
+	.venv/bin/mypy docker/grafana/dashboards
 	.venv/bin/lint-imports
 
 bench: .venv/.dev
@@ -41,14 +43,22 @@ bench: .venv/.dev
 quality: .venv/.dev  ## scores every model, writes docs/quality.md, and contact sheets to sheets/
 	.venv/bin/python -m server.quality
 
-# Some tests judge written video by ffprobe, one turns the clock by libfaketime, some open the web page in Chromium, and those of
-# relays run real RTMP servers: nginx with its module, and node-media-server. The service itself needs none of them.
+dashboards: .venv/.dev  ## writes docker/grafana/dashboards/*.json from the code beside them
+	.venv/bin/python docker/grafana/dashboards
+
+observe: .venv/.dev system  ## runs the service under load with a Prometheus, and shows what every dashboard shows
+	.venv/bin/python -m tests.observe
+
+# Some tests judge written video by ffprobe, one turns the clock by libfaketime, some open the web page in Chromium, those of
+# relays run real RTMP servers (nginx with its module, and node-media-server), and those of metrics a Prometheus. The service itself
+# needs none of them.
 system: .node/.installed
 	@missing=; \
 	command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || missing="$$missing ffmpeg"; \
 	ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing="$$missing libfaketime"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	test -e $(RTMP_MODULE) || missing="$$missing nginx libnginx-mod-rtmp"; \
+	command -v promtool >/dev/null || missing="$$missing prometheus"; \
 	$(INSTALL)
 
 # What `make demo-live` needs beyond the environment.

@@ -22,6 +22,7 @@ from server.service import Service
 from server.settings import Settings, is_loopback
 from server.stream_keys import StreamKeyring
 from server.streams.pool import Workers
+from server.vitals import Vitals
 
 ROUTERS = (
     *(images.router, videos.router, relays.router, stream.router, models.router, hooks.router, health.router),
@@ -58,13 +59,16 @@ def _compose(settings: Settings) -> Service:
 
     engine = EngineSupervisor(settings, metrics.engine_restarts_total.inc, note)
     workers = Workers(settings, engine.address)
+    metrics.engine_ready.set_function(lambda: engine.ready)
     metrics.queue_frames.labels("pictures").set_function(lambda: workers.pictures.waiting)
+    metrics.storage_limit_bytes.set(settings.storage_bytes)
     jobs = Jobs(settings, workers, metrics)
     keyring, reports = Keyring(settings.api_keys_file), EngineReports(settings.model)
     relays = Relays(settings, workers.spawn, metrics, keyring.required)
+    vitals = Vitals(metrics, jobs, settings.data_folder)
     alone = is_loopback(settings.host) and not settings.trusted_proxies
     access = StreamKeyring(settings.stream_keys_file), HookSecret(settings.hook_secret_file, alone)
-    return Service(settings, metrics, keyring, engine, reports, workers, jobs, relays, *access)
+    return Service(settings, metrics, keyring, engine, reports, workers, jobs, relays, vitals, *access)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import sqlite3
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from server.database import Database
 
@@ -105,6 +105,11 @@ class JobStore:
     async def waiting(self) -> int:
         """How many jobs wait to be run."""
         return int((await self._database.rows("SELECT COUNT(*) FROM jobs WHERE state = 'queued'"))[0][0])
+
+    async def count(self) -> dict[str, int]:
+        """How many jobs there are in each state, those that nobody is in too."""
+        found = await self._database.rows("SELECT state, COUNT(*) FROM jobs GROUP BY state")
+        return dict.fromkeys(get_args(State), 0) | dict(found)
 
     async def claim(self) -> Job | None:
         """The job that waits longest; it runs from now on."""

@@ -156,6 +156,10 @@ class Jobs:
             await asyncio.wait([running])
         await self._forget(job_id, job.folder)
 
+    async def count(self) -> dict[str, int]:
+        """How many jobs there are in each state. Raises: ServiceError: storage."""
+        return await self._store.count()
+
     def path(self, job: Job) -> Path:
         """Where the result of a job lies, once it is done."""
         return self.storage.path(job.folder) / RESULT
@@ -230,6 +234,7 @@ class Jobs:
             nonlocal measured
             now = time.monotonic()
             if "frames" in message:
+                self._count(job, message["frames"])
                 fps = round(message["frames"] / (now - started), 2)
                 self._progress[job.id] = Outcome(message["frames"], message["total"], fps)
             if now - measured > MEASURE_SECONDS:
@@ -247,7 +252,12 @@ class Jobs:
         await finished(self.storage.measure, job.folder)  # a short job may have ended before it was measured
         figures = done["figures"]
         frames = figures["frames_out"]
+        self._count(job, frames)
         return Outcome(frames, frames, figures["fps"], result=figures, notes=tuple(done["notes"]))
+
+    def _count(self, job: Job, frames: int) -> None:
+        """Counts what came since the last time; `frames` are those of the whole video so far."""
+        self._metrics.frames_total.labels("video", "delivered").inc(max(0, frames - self._progress[job.id].frames))
 
     async def _work(self, task: str, folder: str, options: dict[str, Any], patience: float, heed: Heed) -> dict[str, Any]:
         """Has a worker do `task` with the files in `folder`; what it says at the end. Whatever happens, it is gone then."""

@@ -45,6 +45,7 @@ class Meter:
         self.drops: Counter[str] = Counter()
         self.taken = self.delivered = self.failed = 0  # frames
         self._told, self._told_taken, self._told_delivered = clock(), 0, 0
+        metrics.streams_by_model.labels(kind, model).inc()
 
     def take(self, frames: int = 1) -> None:
         """Frames came."""
@@ -82,6 +83,8 @@ class Meter:
         if model != self.model:
             log.info("%s is upscaled by %s now, not %s: %s", self._name, model, self.model, reason)
             self._metrics.model_switches_total.labels(self.model, model, reason).inc()
+            self._metrics.streams_by_model.labels(self._kind, self.model).dec()
+            self._metrics.streams_by_model.labels(self._kind, model).inc()
             self.model = model
 
     def stats(self) -> dict[str, Any]:
@@ -103,6 +106,7 @@ class Meter:
 
     def close(self) -> None:
         """The stream is over."""
+        self._metrics.streams_by_model.labels(self._kind, self.model).dec()
         self._metrics.forget_stream(self._name)
 
     def _percentiles_ms(self) -> dict[str, float | None]:

@@ -67,6 +67,7 @@ class Relays:
         self._settings, self._spawn, self._metrics, self._keyed = settings, spawn, metrics, keyed
         self._places = Places(settings.rtmp_server, settings.relay_sources, settings.relay_targets)
         self._load = Load()
+        metrics.streams_limit.labels("relay").set(settings.max_relays)
         self._store = RelayStore(settings.data_folder / "relays.sqlite3")
         self._token = f"ff_{secrets.token_urlsafe(32)}"
         self._active: dict[str, Relay] = {}

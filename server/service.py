@@ -14,6 +14,7 @@ from server.relays import Relays
 from server.settings import Settings
 from server.stream_keys import StreamKeyring
 from server.streams.pool import Workers
+from server.vitals import Vitals
 
 
 class Draining(asyncio.Event):
@@ -45,6 +46,7 @@ class Service:
     workers: Workers
     jobs: Jobs
     relays: Relays
+    vitals: Vitals
     stream_keys: StreamKeyring
     hook_secret: HookSecret
     draining: Draining = field(default_factory=Draining)

@@ -27,6 +27,12 @@ class Storage:
         self._bytes: dict[str, int] = {}
         self._lock = threading.Lock()
 
+    @property
+    def used_bytes(self) -> int:
+        """That all folders hold together."""
+        with self._lock:
+            return sum(self._bytes.values())
+
     def open(self, owned: Container[str]) -> None:
         """Makes the folder, removes what lies in it and nobody owns, and measures the rest."""
         self._folder.mkdir(parents=True, exist_ok=True)

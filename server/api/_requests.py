@@ -10,8 +10,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from server.api._errors import answer_of, reject, service_error_of
 from server.errors import ServiceError
+from server.metrics import Metrics
+from server.service import Service
 
 log = logging.getLogger(__name__)
+
+SWITCHED, CLIENT_LEFT = 101, 499
+"""As what a WebSocket is counted that was let in, and a request whose client did not wait for the answer."""
 
 
 class Requests:
@@ -38,20 +43,27 @@ class _Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._status = 0
+        self._status, self._started = 0, time.monotonic()
 
     async def run(self, app: ASGIApp) -> str:
         """Gives what became of the request, for the log."""
         try:
             await app(self._scope, self._receive, self._forward)
         except ClientDisconnect:
+            self._count(CLIENT_LEFT)
             return "left by its client"
         except Exception as error:
             told = _told(self._scope, error)
             if not self._status:  # else the server cuts the connection, so that half an answer does not look whole
                 answer = answer_of(Request(self._scope), told, getattr(error, "headers", None))
                 await answer(self._scope, self._receive, self._forward)
+        self._count(self._status)
         return str(self._status)
+
+    def _count(self, status: int) -> None:
+        _metrics_of(self._scope).note_request(
+            self._scope["method"], _route_of(self._scope), status, time.monotonic() - self._started
+        )
 
     async def _forward(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -85,7 +97,9 @@ class _Conversation:
             await reject(self._websocket, ServiceError("not_found", "there is no WebSocket at this address"))
             return
         if message["type"] in ("websocket.accept", "websocket.http.response.start"):
-            message = _with_id(message, self._websocket.scope)
+            scope = self._websocket.scope
+            _metrics_of(scope).note_request("GET", _route_of(scope), message.get("status", SWITCHED), None)
+            message = _with_id(message, scope)
         await self._websocket.send(message)
 
 
@@ -101,9 +115,18 @@ def _with_id(message: Message, scope: Scope) -> Message:
     return {**message, "headers": [*message.get("headers", []), header]}
 
 
+def _route_of(scope: Scope) -> str:
+    """The template of the path; empty before a route was found, or without one."""
+    return getattr(scope.get("route"), "path", "")
+
+
+def _metrics_of(scope: Scope) -> Metrics:
+    service: Service = scope["app"].state.service
+    return service.metrics
+
+
 def _described(scope: Scope) -> str:
     """Method, route and caller: not the path or the query, which are the client's words."""
-    state, route = scope["state"], scope.get("route")
-    name = getattr(route, "path", "(no route)")
-    caller = state.get("caller")
+    state, caller = scope["state"], scope["state"].get("caller")
+    name = _route_of(scope) or "(no route)"
     return f"{state['request_id']} {scope.get('method', 'WebSocket')} {name} by {caller.name if caller else 'nobody'}:"

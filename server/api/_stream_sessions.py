@@ -23,6 +23,7 @@ class Sessions:
         """
         self._most, self._most_of_one, self._keyed = settings.max_streams, settings.max_streams_per_key, keyed
         self._active = metrics.streams_active.labels("websocket")
+        metrics.streams_limit.labels("websocket").set(settings.max_streams)
         self._places: set[int] = set()
         self._callers: Counter[str] = Counter()
 

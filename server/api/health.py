@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -36,4 +36,5 @@ async def ready(service: ServiceDependency) -> Health:
 @router.get("/metrics", summary="Prometheus metrics", responses=errors("unauthorized", "forbidden"), response_class=Response)
 async def metrics(service: ServiceDependency, _caller: Annotated[Caller, Depends(caller("metrics"))]) -> Response:
     """The text format of Prometheus. Needs the scope `metrics`."""
-    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    await service.vitals.look()
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -5,7 +5,11 @@ from pathlib import Path
 
 from prometheus_client import generate_latest
 
-from server.metrics import NAMED_STREAMS, SECONDS, Metrics
+from server.api._stream_meter import SessionMeter
+from server.cards import CardState
+from server.metrics import NAMED_STREAMS, SECONDS, STEPS_DOWN, STEPS_UP, Metrics
+from server.streams import _ladder
+from server.streams._ladder import ENGINE_BACK, ENGINE_GONE, OVERLOAD, RECOVERED
 
 NAMES = {
     "stage_seconds": ("stage",),
@@ -24,6 +28,21 @@ NAMES = {
     "rejected_total": ("reason",),
     "stream_faults_total": ("reason",),
     "reconnects_total": ("reason",),
+    "streams_limit": ("kind",),
+    "streams_by_model": ("kind", "model"),
+    "engine_ready": (),
+    "http_requests_total": ("method", "route", "status"),
+    "http_request_seconds": ("method", "route"),
+    "jobs": ("state",),
+    "disk_free_bytes": (),
+    "disk_size_bytes": (),
+    "storage_used_bytes": (),
+    "storage_limit_bytes": (),
+    "gpu_utilization_ratio": ("device",),
+    "gpu_memory_bytes": ("device",),
+    "gpu_memory_total_bytes": ("device",),
+    "encoder_sessions": ("device",),
+    "build_info": ("version", "python"),
 }
 
 
@@ -87,3 +106,65 @@ def test_only_the_api_process_has_metrics() -> None:
     server = Path(__file__).parents[2] / "server"
     users = {path.relative_to(server).as_posix() for path in server.rglob("*.py") if "prometheus_client" in path.read_text()}
     assert users == {"metrics.py", "api/health.py"}
+
+
+def test_ten_thousand_sessions_leave_few_series() -> None:
+    metrics = Metrics()
+    meters = [SessionMeter(metrics, f"somebody's stream {number}", "xlsr", 0.25) for number in range(10_000)]
+    for meter in meters:
+        meter.arrived(0)
+        meter.delivered(0, (0.001, 0.001, 0.001, 0.001), 0.001)
+        meter.stats()
+    assert len(text(metrics).splitlines()) < 1500  # each named one has two gauges of frames/s and three of latency
+    assert 'fourfold_streams_by_model{kind="websocket",model="xlsr"} 10000.0' in text(metrics)
+    for meter in meters:
+        meter.close("disconnected")
+    assert "somebody" not in text(metrics)
+    assert 'fourfold_streams_by_model{kind="websocket",model="xlsr"} 0.0' in text(metrics)
+
+
+def test_the_documentation_lists_all_of_them() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
+    assert set(re.findall(r"`fourfold_(\w+)`", page)) == NAMES.keys()
+
+
+def test_words_that_clients_make_up_are_one_series() -> None:
+    metrics = Metrics()
+    for number in range(10_000):
+        metrics.note_request(f"METHOD{number}", "", 405, 0.001)
+    told = text(metrics)
+    assert told.count("fourfold_http_requests_total{") == 1
+    assert 'fourfold_http_requests_total{method="other",route="(none)",status="405"} 10000.0' in told
+
+
+def test_changes_of_model_are_those_of_the_ladder() -> None:
+    assert {*STEPS_DOWN, *STEPS_UP} == {OVERLOAD, ENGINE_GONE, RECOVERED, ENGINE_BACK}
+    told = text(Metrics())
+    for heavy, lighter in _ladder.LIGHTER.items():
+        assert f'fourfold_model_switches_total{{from="{heavy}",reason="overload",to="{lighter}"}} 0.0' in told
+        assert f'fourfold_model_switches_total{{from="bicubic",reason="engine_back",to="{heavy}"}} 0.0' in told
+
+
+def test_what_has_not_happened_yet_is_zero() -> None:
+    told = text(Metrics())
+    for name in (
+        'frames_dropped_total{kind="websocket",reason="late"}',
+        'frames_dropped_total{kind="relay",reason="target"}',
+        'frames_total{kind="video",outcome="delivered"}',
+        'deadline_misses_total{kind="relay"}',
+        'reconnects_total{reason="target_down"}',
+        'rejected_total{reason="busy"}',
+        'stream_faults_total{reason="crashed"}',
+    ):
+        assert f"fourfold_{name} 0.0" in told
+
+
+def test_cards_are_shown_as_far_as_they_tell() -> None:
+    metrics = Metrics()
+    metrics.note_cards([CardState("0 H200", 0.5, 3 << 30, 141 << 30, None)])
+    told = text(metrics)
+    assert 'fourfold_gpu_utilization_ratio{device="0 H200"} 0.5' in told
+    assert 'fourfold_gpu_memory_bytes{device="0 H200"} 3.221225472e+09' in told
+    assert "fourfold_encoder_sessions{" not in told
+    metrics.note_cards([CardState("0 H200", None, None, None, None)])  # it was lost
+    assert 'device="0 H200"' not in text(metrics)
