@@ -473,7 +473,7 @@ async def test_a_job_whose_end_is_being_filed_when_the_service_stops_is_done(
     filing, end = asyncio.Event(), JobStore.end
 
     async def late(store: JobStore, job_id: str, outcome: Outcome) -> str:
-        busy = asyncio.create_task(store._do(lambda database: time.sleep(0.3)))
+        busy = asyncio.create_task(store._database.do(lambda database: time.sleep(0.3)))
         await asyncio.sleep(0)
         filing.set()
         state = await end(store, job_id, outcome)
