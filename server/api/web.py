@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -43,7 +42,6 @@ def _folder() -> Path:
     return installed if installed.is_dir() else server.parent / "clients" / "web"
 
 
-@cache
 def _asset(path: Path) -> Asset:
     body = path.read_bytes()
     return Asset(body, TYPES[path.suffix], f'"{hashlib.sha256(body).hexdigest()[:32]}"')
