@@ -10,11 +10,12 @@ umask 077
 mkdir -p "$folder"
 chmod 700 "$folder"
 
-secret() { [ -s "$folder/$1" ] || head -c 24 /dev/urandom | base64 | tr -d '\n' > "$folder/$1"; }
+secret() { [ -s "$folder/$1" ] || od -An -tx1 -N24 /dev/urandom | tr -d ' \n' > "$folder/$1"; }
 key() { [ -s "$folder/$1" ] || $fourfold keys add "$2" --scope "$3" --file "$folder/api_keys" > "$folder/$1"; }
 
 key admin_key admin admin
 key metrics_key prometheus metrics
+secret hook_secret
 secret grafana_admin_password
 chmod 444 "$folder"/*
 

@@ -28,6 +28,7 @@ from shell import run
 
 REPOSITORY = Path(__file__).parents[2]
 SERVER = "http://127.0.0.1:8000"
+RTMP = "http://127.0.0.1:8080"
 CLONE_NEWNET = 0x40000000
 INSIDE = "--inside"
 SKIPPED = 77  # the exit code by which test runners know a skip
@@ -81,10 +82,10 @@ def replay(work: Path, say: Callable[[str], None]) -> None:
         raise NotPossibleError("this machine lets nobody make a network namespace")
     run(["ip", "link", "set", "lo", "up"])
     made = containers(compose, images, player, work)
-    _check_server(made["server"], work, say)
+    _check_server(made["server"], made["rtmp"], work, say)
 
 
-def _check_server(server: Container, work: Path, say: Callable[[str], None]) -> None:
+def _check_server(server: Container, rtmp: Container, work: Path, say: Callable[[str], None]) -> None:
     log, key = work / "server.log", (work / "secrets" / "admin_key").read_text().strip()
     checks.refuses_to_start(server, log, "FOURFOLD_API_KEYS_FILE", FOURFOLD_API_KEYS_FILE=None)
     say("server: without keys it does not start, and says so")
@@ -97,9 +98,24 @@ def _check_server(server: Container, work: Path, say: Callable[[str], None]) -> 
     say("server: upscales a picture for who has a key, and answers 401 to others")
     say(f"server: {checks.locked_in(server, process)} processes, all of user {server.user}, without capabilities")
     checks.read_only(server)
+    _check_rtmp(rtmp, work, say)
     checks.logs_json(log)
     checks.stops(server)
     say("server: writes only where it may, logs JSON, and ends on SIGTERM")
+
+
+def _check_rtmp(rtmp: Container, work: Path, say: Callable[[str], None]) -> None:
+    """While the service runs, which its hooks ask."""
+    log = work / "rtmp.log"
+    checks.refuses_to_start(rtmp, log, "HOOK_SECRET_FILE", HOOK_SECRET_FILE="/run/secrets/none")
+    say("rtmp: without its secret it does not start, and says so")
+    process = rtmp.start(log, SERVICE_URL=SERVER)  # there is no name server here, whom nginx would ask for the service
+    checks.healthy(rtmp, process, log)
+    checks.status(f"{RTMP}/stat", 200)
+    checks.status(f"{RTMP}/hls/nobody.m3u8", 404)
+    checks.read_only(rtmp)
+    say(f"rtmp: healthy; {checks.locked_in(rtmp, process)} processes, all of user {rtmp.user}, without capabilities")
+    checks.stops(rtmp)
 
 
 def _check_overlay(work: Path) -> None:

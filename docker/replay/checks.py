@@ -52,7 +52,8 @@ def read_only(container: Container) -> None:
     for folder in ("/", "/etc", "/opt", "/usr/bin", "/var/lib"):
         if container.execute(["touch", f"{folder}/canary"]).returncode == 0:
             raise ReplayError(f"{container.name} can write to {folder}")
-    for folder in ("/tmp", *container.image.volumes):
+    written = [str(tmpfs).partition(":")[0] for tmpfs in container.service.get("tmpfs") or []]
+    for folder in (*written, *container.image.volumes):
         if said := container.execute(["touch", f"{folder}/canary"]).stderr:
             raise ReplayError(f"{container.name} cannot write to {folder}: {said}")
 
@@ -90,6 +91,12 @@ def refuses_without_key(url: str) -> None:
         for path in ("/v1/models", "/metrics", "/health/ready"):
             if (status := status_of(url + path, key)) != 401:
                 raise ReplayError(f"{path} answers {status} to the key {key!r}")
+
+
+def status(url: str, wanted: int) -> None:
+    """Raises: ReplayError: the answer has another one."""
+    if (found := status_of(url, "")) != wanted:
+        raise ReplayError(f"{url} answers {found}, not {wanted}")
 
 
 def status_of(url: str, key: str) -> int | str:

@@ -23,6 +23,7 @@ DEVICES = ("null", "zero", "full", "random", "urandom")
 
 PREPARED = """
 mount -t proc proc "$ROOT/proc"
+mount -t sysfs -o ro sysfs "$ROOT/sys"
 mount -t tmpfs -o mode=755 tmpfs "$ROOT/dev"
 for device in $DEVICES; do touch "$ROOT/dev/$device"; mount --bind "/dev/$device" "$ROOT/dev/$device"; done
 ln -s /proc/self/fd "$ROOT/dev/fd"; ln -s /proc/self/fd/1 "$ROOT/dev/stdout"; ln -s /proc/self/fd/2 "$ROOT/dev/stderr"

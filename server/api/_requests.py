@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from engines.logs import belonging
 from server.api._errors import answer_of, reject, service_error_of
 from server.errors import ServiceError
 
@@ -21,7 +22,11 @@ class Requests:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["request_id"] = token_hex(8)
+        request_id = scope.setdefault("state", {})["request_id"] = token_hex(8)
+        with belonging(request=request_id):
+            await self._handle(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
         if scope["type"] == "http":
             outcome = await _Exchange(scope, receive, send).run(self._app)
@@ -106,4 +111,4 @@ def _described(scope: Scope) -> str:
     state, route = scope["state"], scope.get("route")
     name = getattr(route, "path", "(no route)")
     caller = state.get("caller")
-    return f"{state['request_id']} {scope.get('method', 'WebSocket')} {name} by {caller.name if caller else 'nobody'}:"
+    return f"{scope.get('method', 'WebSocket')} {name} by {caller.name if caller else 'nobody'}:"
