@@ -18,6 +18,7 @@ WORKDIR /build
 COPY docker/requirements.txt docker/requirements.txt
 RUN pip install --no-cache-dir --requirement docker/requirements.txt
 COPY LICENSE NOTICE README.md pyproject.toml ./
+COPY clients/web clients/web
 COPY engines engines
 COPY models models
 COPY server server
