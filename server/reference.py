@@ -83,12 +83,14 @@ def reference() -> str:
         ["code", "HTTP", "WebSocket", "means"],
         [[f"`{name}`", str(code.status), str(code.close), code.meaning] for name, code in CODES.items()],
     )
-    return "\n".join([HEAD, *settings, KEYS.replace("SCOPES", ", ".join(f"`{scope}`" for scope in SCOPES)), *codes, METRICS, *_metrics(), ""])
+    return "\n".join(
+        [HEAD, *settings, KEYS.replace("SCOPES", ", ".join(f"`{scope}`" for scope in SCOPES)), *codes, METRICS, *_metrics(), ""]
+    )
 
 
 def http_reference() -> str:
     """The page of routes."""
-    paths: dict[str, dict[str, Any]] = create_app(Settings()).openapi()["paths"]
+    paths: dict[str, dict[str, Any]] = create_app(Settings.model_construct()).openapi()["paths"]
     routes = [_route(method, path, told) for path, methods in paths.items() for method, told in methods.items()]
     return "\n".join([HTTP, *("\n".join(route) for route in routes)])
 
@@ -104,7 +106,9 @@ def _route(method: str, path: str, told: dict[str, Any]) -> list[str]:
 def _parameter(parameter: dict[str, Any]) -> list[str]:
     schema = parameter["schema"]
     bounds = [f"{word} {schema[key]}" for word, key in (("from", "minimum"), ("to", "maximum")) if key in schema]
-    about = " ".join([parameter.get("description", f"In the {parameter['in']}."), *([f"({' '.join(bounds)})"] if bounds else [])])
+    about = " ".join(
+        [parameter.get("description", f"In the {parameter['in']}."), *([f"({' '.join(bounds)})"] if bounds else [])]
+    )
     return [f"`{parameter['name']}`", f"`{schema['default']}`" if schema.get("default") not in (None, "") else "", about]
 
 

@@ -16,8 +16,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.support.service import ADDRESS
 from tests.support.clips import Clip, write_clip
+from tests.support.service import ADDRESS
 
 REPOSITORY = Path(__file__).parents[1]
 WHEEL_BYTES = 15_000_000
