@@ -30,12 +30,13 @@ REMEMBERED = 256  # different warnings
 
 SECRETS = (
     (re.compile(r"ff_[A-Za-z0-9_-]{8,}"), "ff_…"),  # our own API keys
+    (re.compile(r"(?i)(\brtmps?://[^\s?'\"]*\?)[^\s'\"]+"), r"\1…"),  # of streams: each server has its own names for keys
     (re.compile(r"(?i)([a-z_-]*(?:key|token|secret|password|passwd))=[^&\s\"'<>]+"), r"\1=…"),  # stream keys in URLs
     (re.compile(r"(://)[^/@\s]+@"), r"\1…@"),  # name and password in URLs
     (re.compile(r"(?i)\b(bearer)\s+(?!ff_)[\w.~+/=-]+"), r"\1 …"),
 )
 
-_about: ContextVar[Mapping[str, str]] = ContextVar("about", default={})
+_about: ContextVar[Mapping[str, str] | None] = ContextVar("about", default=None)
 _process: dict[str, str] = {}
 
 
@@ -48,13 +49,13 @@ def redacted(text: str) -> str:
 
 def about() -> dict[str, str]:
     """What lines that are written now belong to: ids by name, such as `request` and `stream`."""
-    return {**_process, **_about.get()}
+    return {**_process, **(_about.get() or {})}
 
 
 @contextmanager
 def belonging(**ids: str) -> Iterator[None]:
     """Lines that are written inside, also by tasks that are started inside, belong to these."""
-    token = _about.set({**_about.get(), **ids})
+    token = _about.set({**(_about.get() or {}), **ids})
     try:
         yield
     finally:

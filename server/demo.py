@@ -32,8 +32,8 @@ def main(target: Path) -> None:
     """`python -m server.demo FILE` draws the picture of the README, from the demo's own clip."""
     with tempfile.TemporaryDirectory() as folder:
         figures = run_demo(Path(folder), print, lambda *_: None)
-        frames = [read_picture(Path(figures[name]), RATE) for name in ("clip", "result")]
-        _side_by_side(*frames, README_PART).save(target, quality=90, method=6)
+        low, ours = (read_picture(Path(figures[name]), RATE) for name in ("clip", "result"))
+        _side_by_side(low, ours, README_PART).save(target, quality=90, method=6)
 
 
 def draw(seconds: float) -> UInt8Image:

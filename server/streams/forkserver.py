@@ -4,7 +4,8 @@
 that keeps message boundaries. Messages are JSON objects:
 
     forkserver: {"ready": true}, once
-    api:        {"id": n, "engine_address": …, "kind": …, "options": {…}, "memory_bytes": n, "about": {…}} and the worker's socket with it
+    api:        {"id": n, "engine_address": …, "kind": …, "options": {…}, "memory_bytes": n, "about": {…}}
+                and the worker's socket with it
     forkserver: {"id": n, "pid": n} or {"id": n, "failed": why}, and {"id": n, "exit_code": n} when the worker has ended
 
 It ends when the api process does, however that ends, and takes its workers along. That of multiprocessing also ends,

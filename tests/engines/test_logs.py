@@ -25,8 +25,9 @@ def record() -> Make:
 @pytest.mark.parametrize(
     ("text", "plain"),
     [
-        ("rtmp://host/live/name?key=abc&x=1", "rtmp://host/live/name?key=…&x=1"),
+        ("rtmp://host/live/name?key=abc&x=1", "rtmp://host/live/name?…"),
         ("POST /hooks/rtmp/publish?secret=abc refused", "POST /hooks/rtmp/publish?secret=… refused"),
+        ("http://host/live?key=abc&x=1", "http://host/live?key=…&x=1"),
         ("https://host/?access_token=abc.def", "https://host/?access_token=…"),
         ("rtmps://me:word@host/app", "rtmps://…@host/app"),
         ("Authorization: Bearer abc.def", "Authorization: Bearer …"),
