@@ -4,7 +4,6 @@ Knows nothing of HTTP; `server.api._access` takes the key from the request.
 """
 
 import hmac
-import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -14,15 +13,10 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
-import anyio
-from anyio import to_thread
+from server.errors import ServiceError, SettingsError
+from server.keyfile import API_KEYS, SCOPES, ApiKey, Limits, Scope
+from server.keylist import WatchedKeys, hashed
 
-from server.errors import ServiceError
-from server.keyfile import SCOPES, ApiKey, KeyFileError, Limits, Scope, hashed, read_keys
-
-log = logging.getLogger(__name__)
-
-WATCH_SECONDS = 1.0  # until a changed file of keys is noticed
 WRONG_KEYS = 10  # of one address within WRONG_KEYS_SECONDS, before it has to wait
 WRONG_KEYS_SECONDS = 60.0
 ADDRESSES = 10_000  # that are remembered
@@ -58,14 +52,13 @@ class Keyring:
         Raises:
             KeyFileError: see `read_keys`.
         """
-        self._path, self._guard = path, _Guard(clock)
-        self._stamp = _stamp(path) if path else None
-        self._keys: tuple[ApiKey, ...] = read_keys(path) if path else ()
+        self._file, self._guard = WatchedKeys(API_KEYS, path), Guard(clock)
+        self.watch = self._file.watch
 
     @property
     def required(self) -> bool:
         """Whether requests need a key."""
-        return self._path is not None
+        return self._file.path is not None
 
     def caller(self, key: str | None, address: str) -> Caller:
         """Whose key it is.
@@ -77,7 +70,7 @@ class Keyring:
         Raises:
             ServiceError: unauthorized; rate, if too many wrong keys came from this address.
         """
-        if self._path is None:
+        if not self.required:
             return ANONYMOUS
         if not key:
             raise ServiceError("unauthorized", "an API key is needed: send the header Authorization: Bearer KEY")
@@ -90,30 +83,55 @@ class Keyring:
         self._guard.remember(address, digest)
         return Caller(found.name, frozenset(found.scopes), found.limits)
 
-    async def watch(self) -> None:
-        """Reads the file again whenever it changes, for ever. A damaged or missing file leaves the keys as they were."""
-        while self._path is not None:
-            await anyio.sleep(WATCH_SECONDS)
-            stamp = await to_thread.run_sync(_stamp, self._path)
-            if stamp == self._stamp:
-                continue
-            self._stamp = stamp
-            try:
-                self._keys = await to_thread.run_sync(read_keys, self._path)
-                log.info("the file of API keys changed; it holds %d now", len(self._keys))
-            except KeyFileError as error:
-                log.error("%s; the keys stay as they were", error)
-
     def _find(self, digest: str) -> ApiKey | None:
         """Compares with every key, each in constant time: how long it takes tells nothing."""
         found = None
-        for key in self._keys:
+        for key in self._file.keys:
             if hmac.compare_digest(key.hash, digest):
                 found = key
         return found
 
 
-class _Guard:
+class HookSecret:
+    """What the RTMP server shows with each of its calls, instead of an API key."""
+
+    def __init__(self, path: Path | None, alone: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """Args:
+        path: the file that holds the secret; None: there is none.
+        alone: only this machine reaches the service, so that its calls are taken without a secret.
+        clock: seconds, for the guard against guessing.
+
+        Raises:
+            SettingsError: the file cannot be read, or is empty.
+        """
+        self._alone, self._guard = alone, Guard(clock)
+        self._hash = hashed(_secret_of(path)) if path else None
+
+    def check(self, secret: str, address: str) -> None:
+        """Raises: ServiceError: unauthorized; rate, if too many wrong ones came from this address."""
+        if self._hash is None:
+            if self._alone:
+                return
+            raise ServiceError("unauthorized", "hooks are only taken with a secret here; set FOURFOLD_HOOK_SECRET_FILE")
+        digest = hashed(secret)
+        self._guard.check(address, digest)
+        if not hmac.compare_digest(self._hash, digest):
+            self._guard.count(address)
+            raise ServiceError("unauthorized", "this is not the secret of the hooks; append ?secret=SECRET to their address")
+        self._guard.remember(address, digest)
+
+
+def _secret_of(path: Path) -> str:
+    try:
+        secret = path.read_text().strip()
+    except (OSError, ValueError):
+        secret = ""
+    if not secret:
+        raise SettingsError("FOURFOLD_HOOK_SECRET_FILE names a file that cannot be read, or is empty; put a secret into it")
+    return secret
+
+
+class Guard:
     """Slows the guessing of keys: after too many wrong ones, an address can only use those that it has used before."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -156,12 +174,3 @@ def _network(address: str) -> str:
     except ValueError:
         return address
     return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else address
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Changes whenever the file does."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -7,8 +7,8 @@ from importlib.metadata import version
 import anyio
 from fastapi import FastAPI
 
-from server.access import Keyring
-from server.api import _errors, health, images, models, stream, videos
+from server.access import HookSecret, Keyring
+from server.api import _errors, health, hooks, images, models, relays, stream, videos
 from server.api._access import Access
 from server.api._limits import BodyLimits
 from server.api._openapi import ANY_ERROR
@@ -17,11 +17,13 @@ from server.engine_process import EngineStats, EngineSupervisor
 from server.jobs import Jobs
 from server.listing import EngineReports
 from server.metrics import Metrics
+from server.relays import Relays
 from server.service import Service
-from server.settings import Settings
+from server.settings import Settings, is_loopback
+from server.stream_keys import StreamKeyring
 from server.streams.pool import Workers
 
-ROUTERS = (images.router, videos.router, stream.router, models.router, health.router)
+ROUTERS = (images.router, videos.router, relays.router, stream.router, models.router, hooks.router, health.router)
 """In the order of the documentation."""
 
 
@@ -55,7 +57,10 @@ def _compose(settings: Settings) -> Service:
     metrics.queue_frames.labels("pictures").set_function(lambda: workers.pictures.waiting)
     jobs = Jobs(settings, workers, metrics)
     keyring, reports = Keyring(settings.api_keys_file), EngineReports(settings.model)
-    return Service(settings, metrics, keyring, engine, reports, workers, jobs)
+    relays = Relays(settings, workers.spawn, metrics, keyring.required)
+    alone = is_loopback(settings.host) and not settings.trusted_proxies
+    access = StreamKeyring(settings.stream_keys_file), HookSecret(settings.hook_secret_file, alone)
+    return Service(settings, metrics, keyring, engine, reports, workers, jobs, relays, *access)
 
 
 @asynccontextmanager
@@ -69,7 +74,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(lambda: service.workers.stop(service.draining.seconds_left()))
         await service.jobs.start()
         stack.push_async_callback(lambda: service.jobs.stop(service.draining.seconds_left()))
+        await service.relays.start()
+        stack.push_async_callback(lambda: service.relays.stop(service.draining.seconds_left()))
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(service.keyring.watch)
+        tasks.start_soon(service.stream_keys.watch)
         yield
         tasks.cancel_scope.cancel()

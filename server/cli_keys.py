@@ -8,7 +8,10 @@ import typer
 from models.errors import FourfoldError
 from server.terminal import Json, print_json, table
 
-keys = typer.Typer(no_args_is_help=True, help="API keys: make, list and revoke them.")
+keys = typer.Typer(no_args_is_help=True, help="API keys and stream keys: make, list and revoke them.")
+
+stream = typer.Typer(no_args_is_help=True, help="Stream keys, for the RTMP server: who may publish, and who may play.")
+keys.add_typer(stream, name="stream")
 
 KeyFile = Annotated[Path | None, typer.Option(help="The file of hashed keys; default FOURFOLD_API_KEYS_FILE.")]
 
@@ -60,10 +63,62 @@ def keys_revoke(name: Annotated[str, typer.Argument(help="As `fourfold keys list
     revoke_key(_key_file(file), name)
 
 
+StreamKeyFile = Annotated[Path | None, typer.Option(help="The file of hashed stream keys; default FOURFOLD_STREAM_KEYS_FILE.")]
+
+
+@stream.command("add")
+def stream_add(
+    name: Annotated[str, typer.Argument(help="The stream's name: letters, digits, dashes, underscores; * for all streams.")],
+    purpose: Annotated[str, typer.Option("--for", help="publish or play.")],
+    expires: Annotated[int | None, typer.Option(min=1, metavar="DAYS", help="Days until it expires; default never.")] = None,
+    file: StreamKeyFile = None,
+) -> None:
+    """Make a stream key and print it: once, for only its hash is kept."""
+    from datetime import UTC, datetime, timedelta
+
+    from server.stream_keys import add_stream_key
+
+    expiry = datetime.now(UTC) + timedelta(days=expires) if expires else None
+    print(add_stream_key(_stream_key_file(file), name, purpose, expiry))
+
+
+@stream.command("list")
+def stream_list(file: StreamKeyFile = None, json: Json = False) -> None:
+    """List the stream keys: names, what they are for, expiry."""
+    from server.stream_keys import stream_key_rows
+
+    rows = stream_key_rows(_stream_key_file(file))
+    if json:
+        print_json({"keys": rows})
+        return
+    table(["stream", "for", "expires"], [[row["name"], row["purpose"], row["expires"] or "never"] for row in rows])
+
+
+@stream.command("revoke")
+def stream_revoke(
+    name: Annotated[str, typer.Argument(help="As `fourfold keys stream list` shows it.")],
+    purpose: Annotated[str | None, typer.Option("--for", help="publish or play; default both.")] = None,
+    file: StreamKeyFile = None,
+) -> None:
+    """Remove the keys of a stream; a running service notices within seconds."""
+    from server.stream_keys import revoke_stream_keys
+
+    revoke_stream_keys(_stream_key_file(file), name, purpose)
+
+
 def _key_file(given: Path | None) -> Path:
     from server.settings import read_settings
 
-    path = given or read_settings().api_keys_file
+    return _given(given or read_settings().api_keys_file, "FOURFOLD_API_KEYS_FILE")
+
+
+def _stream_key_file(given: Path | None) -> Path:
+    from server.settings import read_settings
+
+    return _given(given or read_settings().stream_keys_file, "FOURFOLD_STREAM_KEYS_FILE")
+
+
+def _given(path: Path | None, setting: str) -> Path:
     if path is None:
-        raise FourfoldError("where are the keys to be kept? give --file, or set FOURFOLD_API_KEYS_FILE")
+        raise FourfoldError(f"where are the keys to be kept? give --file, or set {setting}")
     return path

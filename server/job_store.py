@@ -1,23 +1,18 @@
 """Video jobs on disk, in SQLite: what they are and what became of them. Knows nothing of how they run.
 
-All calls go through one thread of the store's own, so the event loop never waits for the disk.
+How the file is read and written is in `server.database`.
 """
 
-import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from models.errors import FourfoldError
-from server.errors import ServiceError
+from server.database import Database
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
-T = TypeVar("T")
 
 MIGRATIONS = (
     """
@@ -37,16 +32,12 @@ MIGRATIONS = (
     CREATE INDEX jobs_by_state ON jobs (state, number);
     """,
 )
-"""How to get from each version of the schema to the next; PRAGMA user_version tells how many of them were done."""
+"""See `server.database.Database`."""
 
 MAX_CRASHES = 5
 """Ends of the whole service during one job, after which the job is no more started."""
 
 _COLUMNS = "id, owner, folder, options, state, created, finished, outcome"
-
-
-class JobStoreError(FourfoldError):
-    """The file of jobs cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -79,25 +70,22 @@ class JobStore:
     """The file of all jobs."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._thread = ThreadPoolExecutor(1, "jobs")
-        self._database: sqlite3.Connection
+        self._database = Database(path, MIGRATIONS, _recover)
 
     async def open(self) -> None:
         """Opens the file, or makes it. Jobs that were running when the service ended wait again.
 
         Raises:
-            JobStoreError: it is damaged, cannot be written, or comes from a later version of this program.
+            DatabaseError: it cannot be used.
         """
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        await self._database.open()
 
     async def close(self) -> None:
-        await self._do(lambda database: database.close())
-        await asyncio.to_thread(self._thread.shutdown)
+        await self._database.close()
 
     async def add(self, job: Job) -> None:
         row = (job.id, job.owner, job.folder, json.dumps(job.options), job.state, job.created, job.finished, _json(job.outcome))
-        await self._do(lambda database: database.execute(f"INSERT INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", row))  # noqa: S608
+        await self._database.change(f"INSERT INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", *row)  # noqa: S608
 
     async def find(self, job_id: str, owner: str) -> Job | None:
         """The job, if it is the owner's."""
@@ -116,62 +104,35 @@ class JobStore:
 
     async def waiting(self) -> int:
         """How many jobs wait to be run."""
-        count = "SELECT COUNT(*) FROM jobs WHERE state = 'queued'"
-        return int((await self._do(lambda database: database.execute(count).fetchone()))[0])
+        return int((await self._database.rows("SELECT COUNT(*) FROM jobs WHERE state = 'queued'"))[0][0])
 
     async def claim(self) -> Job | None:
         """The job that waits longest; it runs from now on."""
-        rows = await self._do(lambda database: database.execute(_CLAIM).fetchall())
+        rows = await self._database.rows(_CLAIM)
         return _job_from(rows[0]) if rows else None
 
     async def end(self, job_id: str, outcome: Outcome) -> State:
         """Files how a job ended; as what."""
         state: State = "failed" if outcome.error else "done"
-        row = (state, time.time(), _json(outcome), job_id)
-        await self._do(lambda d: d.execute("UPDATE jobs SET state = ?, finished = ?, outcome = ? WHERE id = ?", row))
+        statement = "UPDATE jobs SET state = ?, finished = ?, outcome = ? WHERE id = ?"
+        await self._database.change(statement, state, time.time(), _json(outcome), job_id)
         return state
 
     async def set_state(self, job_id: str, state: State) -> None:
-        await self._do(lambda database: database.execute("UPDATE jobs SET state = ? WHERE id = ?", (state, job_id)))
+        await self._database.change("UPDATE jobs SET state = ? WHERE id = ?", state, job_id)
 
     async def remove(self, job_id: str) -> None:
-        await self._do(lambda database: database.execute("DELETE FROM jobs WHERE id = ?", (job_id,)))
+        await self._database.change("DELETE FROM jobs WHERE id = ?", job_id)
 
     async def _select(self, where: str, *values: Any) -> list[Job]:
-        query = f"SELECT {_COLUMNS} FROM jobs {where}"  # noqa: S608
-        return [_job_from(row) for row in await self._do(lambda database: database.execute(query, values).fetchall())]
+        return [_job_from(row) for row in await self._database.rows(f"SELECT {_COLUMNS} FROM jobs {where}", *values)]  # noqa: S608
 
-    async def _do(self, call: Callable[[sqlite3.Connection], T]) -> T:
-        try:  # shielded: what was asked for is done, also when a stop cancels whoever waits for it
-            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(self._database)))
-        except sqlite3.OperationalError as error:
-            full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
-            why = "the disk of the service is full" if full else "the service cannot file its jobs"
-            raise ServiceError("storage", f"{why}; try later, or tell its operator") from error
 
-    def _open(self) -> None:
-        try:
-            self._database = sqlite3.connect(self._path, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._migrate()
-            self._recover()
-        except sqlite3.Error as error:
-            self._database.close()
-            raise JobStoreError(f"{self._path} cannot be used ({error}); move it away to start with an empty one") from error
-
-    def _migrate(self) -> None:
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(MIGRATIONS):
-            self._database.close()
-            raise JobStoreError(f"{self._path} was written by a later version of Fourfold (schema {version}); update this one")
-        for number, script in enumerate(MIGRATIONS[version:], version + 1):
-            self._database.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
-
-    def _recover(self) -> None:
-        told = Outcome(error={"code": "crashed", "message": f"the service ended {MAX_CRASHES} times while it ran this job"})
-        give_up = "UPDATE jobs SET state = 'failed', outcome = ?, finished = ? WHERE state = 'queued' AND crashes >= ?"
-        self._database.execute("UPDATE jobs SET crashes = crashes + 1, state = 'queued' WHERE state = 'running'")
-        self._database.execute(give_up, (_json(told), time.time(), MAX_CRASHES))
+def _recover(database: sqlite3.Connection) -> None:
+    told = Outcome(error={"code": "crashed", "message": f"the service ended {MAX_CRASHES} times while it ran this job"})
+    give_up = "UPDATE jobs SET state = 'failed', outcome = ?, finished = ? WHERE state = 'queued' AND crashes >= ?"
+    database.execute("UPDATE jobs SET crashes = crashes + 1, state = 'queued' WHERE state = 'running'")
+    database.execute(give_up, (_json(told), time.time(), MAX_CRASHES))
 
 
 _CLAIM = f"""

@@ -34,8 +34,12 @@ KEYS = """
 `fourfold keys add NAME --scope SCOPE [--expires DAYS] [--limit WHAT=N]` prints a key once; only its SHA-256 is kept,
 in the file that `FOURFOLD_API_KEYS_FILE` (or `--file`) names; `fourfold keys list` and `fourfold keys revoke NAME` do
 what they say. A running service notices within seconds. Requests show a key as `Authorization: Bearer KEY`; a
-browser's WebSocket offers the subprotocol `fourfold.bearer.KEY`. With keys, everything but `/health/live` asks for
-one.
+browser's WebSocket offers the subprotocol `fourfold.bearer.KEY`. With keys, everything but `/health/live` and `/hooks/`
+asks for one.
+
+Stream keys, for publishing to the RTMP server and playing from it, are in a file of their own, which
+`FOURFOLD_STREAM_KEYS_FILE` names: `fourfold keys stream add NAME --for publish` (or `--for play`), `list`, `revoke`. The
+RTMP server's calls of `/hooks/` show neither, but the secret of `FOURFOLD_HOOK_SECRET_FILE`.
 
 After ten wrong keys within a minute, an address can for a while only use keys that it has used before. Behind a
 proxy, set `FOURFOLD_TRUSTED_PROXIES`: else all clients have the proxy's address.
@@ -46,10 +50,10 @@ A limit of a key lowers what the settings allow to everyone; none is counted ove
 
 | limit | of |
 | --- | --- |
-| `streams` | WebSocket sessions at once |
+| `streams` | WebSocket sessions at once, and relays at once |
 | `bytes` | the body of one request |
-| `pixels` | one input picture, or one frame of a video or session |
-| `seconds` | one video, of its own time; one session, of the clock |
+| `pixels` | one input picture, or one frame of a video, session or relay |
+| `seconds` | one video, of its own time; one session or relay, of the clock |
 
 ## Error codes
 

@@ -4,13 +4,15 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from server.access import Keyring
+from server.access import HookSecret, Keyring
 from server.engine_process import EngineSupervisor
 from server.errors import ServiceError
 from server.jobs import Jobs
 from server.listing import EngineReports
 from server.metrics import Metrics
+from server.relays import Relays
 from server.settings import Settings
+from server.stream_keys import StreamKeyring
 from server.streams.pool import Workers
 
 
@@ -42,6 +44,9 @@ class Service:
     engine_reports: EngineReports
     workers: Workers
     jobs: Jobs
+    relays: Relays
+    stream_keys: StreamKeyring
+    hook_secret: HookSecret
     draining: Draining = field(default_factory=Draining)
 
     def check_ready(self) -> None:

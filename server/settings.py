@@ -12,7 +12,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.registry import MODELS
-from server.errors import SettingsError
+from server.errors import ServiceError, SettingsError
+from server.targets import parse_pattern, parse_place
 
 PREFIX = "FOURFOLD_"
 ELSEWHERE = ("FOURFOLD_CACHE", "FOURFOLD_CONFIG", "FOURFOLD_DATA")
@@ -38,6 +39,24 @@ def _known_model(name: str) -> str:
 
 
 ModelName = Annotated[str, AfterValidator(_known_model)]
+
+
+def _patterns(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        parse_pattern(text)
+    return texts
+
+
+def _server(url: str) -> str:
+    try:
+        parse_place("source", f"{url.rstrip('/')}/live/name")
+    except ServiceError:
+        raise ValueError("input should be rtmp://HOST:PORT") from None
+    return url.rstrip("/")
+
+
+Patterns = Annotated[Names, AfterValidator(_patterns)]
+RtmpServer = Annotated[str, AfterValidator(_server)]
 
 
 def _default_data_folder() -> Path:
@@ -70,7 +89,7 @@ class Settings(BaseSettings):
     trusted_proxies: Names = Field(
         (), description="Addresses of proxies whose X-Forwarded-For and -Proto are believed; separated by commas."
     )
-    data_folder: File = Field(default_factory=_default_data_folder, description="Folder of jobs, uploads and results.")
+    data_folder: File = Field(default_factory=_default_data_folder, description="Folder of jobs, uploads, results and relays.")
 
     model: ModelName = Field("auto", description="Model of requests that name none: a model's name, or auto (the best PSNR).")
     engine: EngineName = Field("auto", description="Backend of the engine; auto: the fastest that works here.")
@@ -88,7 +107,9 @@ class Settings(BaseSettings):
     max_frame_bytes: int = Field(16 * MIB, gt=0, description="Bytes of one WebSocket message.")
 
     storage_bytes: int = Field(20 * 1024 * MIB, gt=0, description="Bytes of all uploads and results together.")
-    job_retention_seconds: int = Field(86400, gt=0, description="Seconds that a finished job and its result are kept.")
+    job_retention_seconds: int = Field(
+        86400, gt=0, description="Seconds that a finished job and its result, or a relay that ended, are kept."
+    )
     max_jobs_running: int = Field(1, gt=0, description="Video jobs that run at once.")
     max_jobs_queued: int = Field(100, gt=0, description="Video jobs that wait.")
 
@@ -99,6 +120,39 @@ class Settings(BaseSettings):
     slow_consumer_seconds: float = Field(10.0, gt=0, description="Seconds without a byte read before a client is dropped.")
     ping_seconds: float = Field(
         20.0, gt=0, description="Seconds between WebSocket pings; half of it without a pong ends a session."
+    )
+
+    rtmp_server: RtmpServer = Field(
+        "rtmp://127.0.0.1:1935",
+        description="RTMP server whose streams are upscaled, as this service reaches it; relays may always use it.",
+    )
+    hook_secret_file: File | None = _secret(
+        None, "File of the secret that the RTMP server shows with its calls; without it only a service on loopback takes them."
+    )
+    stream_keys_file: File | None = _secret(
+        None, "File of hashed stream keys, written by `fourfold keys stream`; without it everyone may publish and play."
+    )
+    relay_sources: Patterns = Field(
+        (),
+        description="Where relays may play from, beside rtmp_server, such as rtmp://media.example.com:1935, "
+        "rtmps://*.example.com or rtmp://10.0.0.0/8; separated by commas.",
+    )
+    relay_targets: Patterns = Field((), description="Where relays may publish to, beside rtmp_server; as relay_sources.")
+    max_relays: int = Field(16, gt=0, description="Relays at once.")
+    max_relays_per_key: int = Field(4, gt=0, description="Relays of one key at once, where the key has no limit.")
+    relay_max_load: float = Field(
+        0.9,
+        gt=0,
+        description="Share of the processor time of its cores that the service may take before another relay is refused.",
+    )
+    hold_seconds: float = Field(
+        30.0, ge=0, description="Seconds that a relay shows the last frame while its source is away, before it ends."
+    )
+    source_timeout_seconds: float = Field(
+        5.0, gt=0, description="Seconds without a byte, until a relay's source is connected again."
+    )
+    target_timeout_seconds: float = Field(
+        5.0, gt=0, description="Seconds that a relay's target may take for a frame or a handshake."
     )
 
     image_workers: int = Field(2, gt=0, description="Processes that decode and encode pictures.")
@@ -113,6 +167,8 @@ class Settings(BaseSettings):
     video_memory_bytes: int = Field(
         4096 * MIB, gt=0, description="Bytes of data that the process of a video may hold; encoders of 8K take 2.6 GiB."
     )
+
+    relay_memory_bytes: int = Field(2048 * MIB, gt=0, description="Bytes of data that the process of a relay may hold.")
 
     header_timeout_seconds: float = Field(10.0, gt=0, description="Seconds that a request's headers may take.")
     body_timeout_seconds: float = Field(
@@ -195,10 +251,14 @@ def _check_whole(settings: Settings) -> None:
     if bool(settings.tls_cert) != bool(settings.tls_key):
         missing = "FOURFOLD_TLS_KEY" if settings.tls_cert else "FOURFOLD_TLS_CERT"
         raise SettingsError(f"{missing} is missing: TLS needs FOURFOLD_TLS_CERT and FOURFOLD_TLS_KEY")
-    for key in ("tls_cert", "tls_key", "api_keys_file"):
+    fixes = {
+        "api_keys_file": "; make one with `fourfold keys add`",
+        "stream_keys_file": "; make one with `fourfold keys stream add`",
+    }
+    for key in ("tls_cert", "tls_key", "api_keys_file", "hook_secret_file", "stream_keys_file"):
         path: Path | None = getattr(settings, key)
         if path is not None and not os.access(path, os.R_OK):
-            fix = "; make one with `fourfold keys add`" if key == "api_keys_file" else ""
+            fix = fixes.get(key, "")
             raise SettingsError(f"{PREFIX}{key.upper()} names a file that does not exist or cannot be read{fix}")
     if not (is_loopback(settings.host) or settings.api_keys_file or settings.allow_anonymous):
         raise SettingsError(

@@ -16,6 +16,9 @@ PORT = re.compile(r":\d*$")
 PUBLIC = ("/health/live",)
 """Paths that need no key."""
 
+HOOKS = "/hooks/"
+"""Paths below it need the secret of the hooks, not a key."""
+
 
 class Access:
     """ASGI middleware: puts the caller into the request's state, or refuses it before a body is read.
@@ -35,8 +38,10 @@ class Access:
 async def _admit(connection: HTTPConnection, websocket: WebSocket | None) -> None:
     """Raises: ServiceError: unauthorized, rate, forbidden, busy or restart."""
     service, scope = service_of(connection), connection.scope
-    if scope["path"] not in PUBLIC:
-        address = connection.client.host if connection.client else ""
+    address = connection.client.host if connection.client else ""
+    if scope["path"].startswith(HOOKS):
+        service.hook_secret.check(connection.query_params.get("secret", ""), address)
+    elif scope["path"] not in PUBLIC:
         scope["state"]["caller"] = service.keyring.caller(_key_of(connection), address)
     _check_page(connection, service)
     if refusal := scope["state"].get("refusal"):  # of the connection, see `server.connection`

@@ -93,5 +93,5 @@ def _invalid(error: RequestValidationError | WebSocketRequestValidationError) ->
     if first["type"] == "json_invalid":
         return ServiceError("bad_request", "the body is not JSON")
     place, *path = map(str, first["loc"])
-    value = "" if first["type"] == "missing" else f" is {str(first.get('input'))[:80]!r}"
+    value = "" if first["type"] == "missing" else f" is {redacted(str(first.get('input')))[:80]!r}"
     return ServiceError("invalid", f"{'.'.join(path) or place}{value}: {first['msg']}")

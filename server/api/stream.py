@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from engines.logs import belonging
 from server.access import Caller
 from server.api._dependencies import caller_of_websocket, model_of, service_of, subprotocol_of
-from server.api._stream_meter import Meter
+from server.api._stream_meter import SessionMeter
 from server.api._stream_sessions import Sessions
 from server.errors import ServiceError
 from server.service import Service
@@ -71,7 +71,7 @@ async def _converse(websocket: WebSocket, service: Service, owner: Caller, place
     start = await _start_of(websocket, service.settings.body_timeout_seconds)
     options = _options(service, owner, start)
     worker = await service.workers.spawn(WorkerJob("live", options.model_dump()))
-    meter = Meter(service.metrics, f"websocket-{place}", options.model, options.budget_seconds)
+    meter = SessionMeter(service.metrics, f"websocket-{place}", options.model, options.budget_seconds)
     reason = "disconnected"
     log.info("a session of %s starts with %s", owner.name, options.model)
     try:
@@ -120,7 +120,7 @@ def _check_open(message: Any) -> None:
 class _Session:
     """A client on one side, its worker on the other."""
 
-    def __init__(self, websocket: WebSocket, service: Service, worker: Worker, meter: Meter) -> None:
+    def __init__(self, websocket: WebSocket, service: Service, worker: Worker, meter: SessionMeter) -> None:
         self._websocket, self._service, self._worker, self._meter = websocket, service, worker, meter
         self._id: str = websocket.scope["state"]["request_id"]
         self._last = -1  # sequence number that came

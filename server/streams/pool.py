@@ -31,6 +31,8 @@ class WorkerSettings(PictureSettings, Protocol):
     def worker_memory_bytes(self) -> int: ...
     @property
     def video_memory_bytes(self) -> int: ...
+    @property
+    def relay_memory_bytes(self) -> int: ...
 
 
 class Worker:
@@ -73,6 +75,7 @@ class Workers:
             "pictures": settings.worker_memory_bytes,
             "live": settings.worker_memory_bytes,
             "video": settings.video_memory_bytes,
+            "relay": settings.relay_memory_bytes,
         }
         self._forkserver: Forkserver | None = None
         self._starting = asyncio.Lock()

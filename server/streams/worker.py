@@ -16,7 +16,7 @@ from typing import Any, Literal
 from engines.parent import die_with_parent
 from server.streams.wire import Channel
 
-WorkKind = Literal["pictures", "live", "video"]
+WorkKind = Literal["pictures", "live", "video", "relay"]
 """`server.streams.KIND.run(channel, engine_address, options)` is what a worker does."""
 
 

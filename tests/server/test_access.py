@@ -27,7 +27,8 @@ from websockets.typing import Subprotocol
 from server.access import WRONG_KEYS, WRONG_KEYS_SECONDS, Keyring
 from server.app import create_app
 from server.errors import ServiceError
-from server.keyfile import KeyFileError, Limits, Scope, add_key, read_keys, revoke_key
+from server.keyfile import Limits, Scope, add_key, read_keys, revoke_key
+from server.keylist import KeyFileError
 from server.settings import Settings
 from tests.support.bystander import watched
 from tests.support.service import RunningService, running_service
@@ -247,7 +248,7 @@ def test_a_damaged_file_is_told(text: str, keys: Path) -> None:
 
 @pytest.mark.anyio
 async def test_changes_are_noticed_and_damage_is_not_followed(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.access.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("server.keylist.WATCH_SECONDS", 0.01)
     first = await anyio.to_thread.run_sync(lambda: add_key(keys, "first", ["images"], None, Limits()))
     keyring = await anyio.to_thread.run_sync(Keyring, keys)
     async with anyio.create_task_group() as tasks:
@@ -303,7 +304,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 def test_every_route_asks_for_a_key_before_it_reads_a_body(tmp_path: Path, keys: Path) -> None:
     add_key(keys, "studio", ["images"], None, Limits())
-    app = create_app(Settings(api_keys_file=keys, data_folder=tmp_path))
+    secret = tmp_path / "secret"
+    secret.write_text("of the hooks")
+    app = create_app(Settings(api_keys_file=keys, hook_secret_file=secret, data_folder=tmp_path))
     asked = []
     for route in iter_route_contexts(app.routes):
         path = (route.path or "").replace("{", "").replace("}", "")
@@ -312,6 +315,7 @@ def test_every_route_asks_for_a_key_before_it_reads_a_body(tmp_path: Path, keys:
             status = anyio.run(first_answer, app, method, path)
             assert status == (200 if path in PUBLIC else 401), f"{method} {path} answers {status}"
     assert {"/docs", "/openapi.json", "/metrics", "/health/ready", "/v1/models", "/v1/videos", "/v1/videos/id"} <= set(asked)
+    assert {"/v1/relays", "/v1/relays/id", "/hooks/rtmp/publish", "/hooks/rtmp/publish_done", "/hooks/rtmp/play"} <= set(asked)
 
 
 async def first_answer(app: FastAPI, method: str, path: str) -> int:

@@ -19,8 +19,9 @@ import pytest
 from engines.client import EngineProcess
 from engines.host import HostOptions
 from server.catalogue import find_graphs
+from server.database import DatabaseError
 from server.errors import ServiceError, SettingsError
-from server.job_store import MAX_CRASHES, Job, JobStore, JobStoreError, Outcome
+from server.job_store import MAX_CRASHES, Job, JobStore, Outcome
 from server.jobs import RESULT, SOURCE, Jobs
 from server.metrics import Metrics
 from server.settings import Settings
@@ -423,11 +424,11 @@ async def test_a_file_of_jobs_that_cannot_be_used_is_named(tmp_path: Path, engin
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(JobStoreError, match="written by a later version"):
+    with pytest.raises(DatabaseError, match="written by a later version"):
         async with bench(tmp_path, engine):
             pass
     path.write_bytes(b"no database" * 1000)
-    with pytest.raises(JobStoreError, match="cannot be used"):
+    with pytest.raises(DatabaseError, match="cannot be used"):
         async with bench(tmp_path, engine):
             pass
 
