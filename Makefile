@@ -2,10 +2,28 @@
 
 PYTHON ?= python3
 
-.PHONY: demo test system check docs release secrets requirements replay bench quality clean
+RTMP_MODULE := /usr/lib/nginx/modules/ngx_rtmp_module.so
+
+# Installs what $$missing names. A service that comes with a package is not started, and what was said about that before stays said.
+define INSTALL
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "missing here:$$missing; there is no apt-get to install it with: install it, then try again" >&2; exit 1; \
+	fi; \
+	sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
+	policy=/usr/sbin/policy-rc.d; \
+	if [ ! -e $$policy ]; then printf '#!/bin/sh\nexit 101\n' | $$sudo tee $$policy >/dev/null; $$sudo chmod +x $$policy; \
+		trap "$$sudo rm -f $$policy" EXIT; fi; \
+	$$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends $$missing
+endef
+
+.PHONY: demo demo-live test system rtmp check docs release secrets requirements replay bench quality clean
 
 demo: .venv/.base  ## upscales a sample and leaves the results in demo/
 	.venv/bin/fourfold demo demo
+
+demo-live: .venv/.base rtmp  ## streams a clip through an RTMP server and the service, until Ctrl-C
+	.venv/bin/fourfold demo-live
 
 test: .venv/.dev system
 	.venv/bin/python -m pytest
@@ -46,18 +64,29 @@ bench: .venv/.dev
 quality: .venv/.dev  ## scores every model, writes docs/quality.md, and contact sheets to sheets/
 	.venv/bin/python -m server.quality
 
-# Some tests judge written video by ffprobe, and one turns the clock by libfaketime; the service itself needs neither.
-system:
-	@if command -v ffprobe >/dev/null && ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1; then exit 0; fi; \
-	if ! command -v apt-get >/dev/null; then \
-		if command -v ffprobe >/dev/null; then exit 0; fi; \
-		echo "ffprobe is missing and there is no apt-get here: install FFmpeg (it brings ffprobe), then try again" >&2; exit 1; \
-	fi; \
-	sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
-	$$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends ffmpeg libfaketime
+# Some tests judge written video by ffprobe, one turns the clock by libfaketime, and those of relays run real RTMP servers: nginx with its
+# module, and node-media-server. The service itself needs none of them. Debian starts nginx when it is installed: policy-rc.d says no.
+system: .node/.installed
+	@missing=; \
+	command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || missing="$$missing ffmpeg"; \
+	ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing="$$missing libfaketime"; \
+	test -e $(RTMP_MODULE) || missing="$$missing nginx libnginx-mod-rtmp"; \
+	$(INSTALL)
+
+# What `make demo-live` needs beyond the environment.
+rtmp:
+	@missing=; \
+	command -v ffmpeg >/dev/null || missing="$$missing ffmpeg"; \
+	test -e $(RTMP_MODULE) || missing="$$missing nginx libnginx-mod-rtmp"; \
+	$(INSTALL)
+
+.node/.installed:
+	@missing=; command -v npm >/dev/null || missing="nodejs npm"; $(INSTALL)
+	npm install --prefix .node --no-audit --no-fund --no-save --loglevel error node-media-server@2.7.4
+	touch $@
 
 clean:
-	rm -rf .venv demo sheets site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .node demo sheets site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

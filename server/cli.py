@@ -103,6 +103,21 @@ def demo(
 
 
 @app.command()
+def demo_live(
+    folder: Annotated[Path, typer.Argument(help="Where to put the clip and what the servers write.")] = Path("demo"),
+    model: Annotated[str, typer.Option("--model", help="A model's name, or auto.")] = "xlsr-live",
+    seconds: Annotated[float | None, typer.Option(min=1, help="End after so long; default: at Ctrl-C.")] = None,
+) -> None:
+    """Stream a clip through an RTMP server and the service; print where to watch it, latency and drops."""
+    from server.demo_live import run_demo_live
+
+    try:
+        run_demo_live(folder, model, seconds, say)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@app.command()
 def models(json: Json = False) -> None:
     """List the models: scale, parameters, PSNR-Y in dB, size."""
     from server.listing import model_list

@@ -55,14 +55,20 @@ class OwnService:
 
 
 @contextmanager
-def own_service(folder: Path, model: str) -> Iterator[OwnService]:
-    """Starts a service on a free port and ends it afterwards.
+def own_service(folder: Path, model: str, **settings: object) -> Iterator[OwnService]:
+    """Starts a service and ends it afterwards.
+
+    Args:
+        folder: of its data and its log.
+        model: of requests that name none.
+        settings: FOURFOLD_… variables by the names of `server.settings.Settings`; without a port it takes a free one.
 
     Raises:
         FourfoldError: it did not become ready; the message has its last line.
     """
     log, started = folder / "service.log", time.perf_counter()
-    ours = {"FOURFOLD_PORT": "0", "FOURFOLD_DATA_FOLDER": str(folder), "FOURFOLD_MODEL": model}
+    chosen = {"port": 0, "data_folder": folder, "model": model, **settings}
+    ours = {f"FOURFOLD_{name.upper()}": str(value) for name, value in chosen.items()}
     with log.open("w") as file:
         process = subprocess.Popen([sys.executable, "-m", "server.cli", "serve"], env=os.environ | ours, stderr=file)
     try:
