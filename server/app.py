@@ -8,7 +8,7 @@ import anyio
 from fastapi import FastAPI
 
 from server.access import HookSecret, Keyring
-from server.api import _errors, health, hooks, images, models, relays, stream, videos
+from server.api import _errors, health, hooks, images, models, relays, stream, videos, web
 from server.api._access import Access
 from server.api._limits import BodyLimits
 from server.api._openapi import ANY_ERROR
@@ -23,7 +23,10 @@ from server.settings import Settings, is_loopback
 from server.stream_keys import StreamKeyring
 from server.streams.pool import Workers
 
-ROUTERS = (images.router, videos.router, relays.router, stream.router, models.router, hooks.router, health.router)
+ROUTERS = (
+    *(images.router, videos.router, relays.router, stream.router, models.router),
+    *(hooks.router, health.router, web.router),
+)
 """In the order of the documentation."""
 
 
@@ -34,6 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Real-time video upscaling: low-resolution frames in, four times larger ones out.",
         version=version("fourfold"),
         lifespan=_lifespan,
+        docs_url=None,  # see server.api.web
         redoc_url=None,
         responses=ANY_ERROR,
     )

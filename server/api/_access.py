@@ -6,6 +6,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from server.api import web
 from server.api._dependencies import SUBPROTOCOL, service_of, subprotocol_of
 from server.errors import ServiceError
 from server.service import Service
@@ -13,7 +14,7 @@ from server.settings import is_loopback
 
 PORT = re.compile(r":\d*$")
 
-PUBLIC = ("/health/live",)
+PUBLIC = ("/health/live", *web.PATHS)
 """Paths that need no key."""
 
 HOOKS = "/hooks/"

@@ -25,6 +25,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from server.access import WRONG_KEYS, WRONG_KEYS_SECONDS, Keyring
+from server.api import web
 from server.app import create_app
 from server.errors import ServiceError
 from server.keyfile import Limits, Scope, add_key, read_keys, revoke_key
@@ -33,7 +34,7 @@ from server.settings import Settings
 from tests.support.bystander import watched
 from tests.support.service import RunningService, running_service
 
-PUBLIC = {"/health/live"}
+PUBLIC = {"/health/live", *web.PATHS}
 PROXY = "127.0.9.1"
 CANARY = "ff_canary-canary-canary-canary-canary-canary0"
 
