@@ -96,7 +96,7 @@ clean:
 	touch $@
 
 # PyTorch first and at one version: figures and exported graphs are compared with it.
-.venv/.dev: pyproject.toml | .venv/bin/python
+.venv/.dev: pyproject.toml clients/python/pyproject.toml | .venv/bin/python
 	.venv/bin/python -m pip install --quiet torch==2.13.0
-	.venv/bin/python -m pip install --quiet -e '.[dev]'
+	.venv/bin/python -m pip install --quiet -e '.[dev]' -e clients/python
 	touch $@

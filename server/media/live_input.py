@@ -194,11 +194,11 @@ class _Raw:
             start += plane.size
 
 
-class _Decoded:
+class Decoded:
     """A picture of a video stream, in the decoder's memory."""
 
     def __init__(self, frame: VideoFrame, tags: _tags.Tags) -> None:
-        self._frame = frame
+        self._frame = _to_420(frame, tags)
         self.shape = Shape("yuv420", frame.width, frame.height, tags)
 
     def fill(self, inputs: Planes) -> None:
@@ -228,13 +228,8 @@ class _H264:
         try:
             return [self._checked(frame) for frame in self._context.decode(packet)]
         except av.FFmpegError as error:
-            self._limits_kept()
+            limits_kept(self._context, self._limits)
             raise UnreadableError("the access unit cannot be decoded; go on with a keyframe") from error
-
-    def _limits_kept(self) -> None:
-        """FFmpeg has refused to take memory for a large picture; its size is known nevertheless."""
-        if self._context.width * self._context.height > self._limits.pixels:
-            self._limits.check(self._context.width, self._context.height)
 
     def _checked(self, frame: VideoFrame) -> tuple[int, Picture]:
         self._limits.check(frame.width, frame.height)
@@ -244,12 +239,27 @@ class _H264:
             )
         if frame.interlaced_frame:
             raise UnsupportedError("the stream is interlaced; deinterlace it first")
-        if name := _tags.HDR_TRANSFERS.get(frame.color_trc):
-            raise HdrError(f"the stream is HDR ({name}), the networks know only SDR; tone-map it to BT.709 first")
+        tags = checked_tags(frame)
         self._last = frame.pts
-        raw = _tags.Tags(int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc), int(frame.color_range))
-        tags = _tags.resolve(raw, frame.height, frame.format.name.startswith("yuvj"))
-        return frame.pts, _Decoded(_to_420(frame, tags), tags)
+        return frame.pts, Decoded(frame, tags)
+
+
+def limits_kept(context: VideoCodecContext, limits: FrameLimits) -> None:
+    """To be asked when a decoder failed: FFmpeg refuses to take memory for a large picture; its size is known nevertheless.
+
+    Raises:
+        DimensionsError: so it was.
+    """
+    if context.width * context.height > limits.pixels:
+        limits.check(context.width, context.height)
+
+
+def checked_tags(frame: VideoFrame) -> _tags.Tags:
+    """What a picture's colours mean. Raises: HdrError: nothing that is upscaled."""
+    if name := _tags.HDR_TRANSFERS.get(frame.color_trc):
+        raise HdrError(f"the stream is HDR ({name}), the networks know only SDR; tone-map it to BT.709 first")
+    raw = _tags.Tags(int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc), int(frame.color_range))
+    return _tags.resolve(raw, frame.height, frame.format.name.startswith("yuvj"))
 
 
 def _to_420(frame: VideoFrame, tags: _tags.Tags) -> VideoFrame:

@@ -40,16 +40,22 @@ class Inbox(Generic[T]):
         with self._changed:
             self._add(item, None)
 
-    def get(self) -> T:
+    def get(self, seconds: float | None = None) -> T:
         """The oldest item; waits until there is one.
+
+        Args:
+            seconds: to wait at most; None: for ever.
 
         Raises:
             Closed: see there.
+            TimeoutError: there is none.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._items)
+            came = self._changed.wait_for(lambda: self._closed or self._items, seconds)
             if self._closed:
                 raise Closed
+            if not came:
+                raise TimeoutError
             item = self._items.popleft()
             self._changed.notify_all()
             return item

@@ -5,19 +5,16 @@ Knows nothing of how frames come in.
 
 import time
 
-from engines.runner import DeviceMemoryError, EngineDeadError, InferenceError, LateError, Plane
-from engines.slots import FrameFormat
+from engines.runner import DeviceMemoryError, InferenceError, LateError, Plane
 from server.media.live_input import Shape, announced_shape
 from server.media.live_output import LiveOutput, Wanted, open_output, size_of
 from server.streams._ladder import ENGINE_GONE
 from server.streams._live_frames import Broken, Dropped, End, Failed, Outbox, Planned, Retired, Upscaling
-from server.streams._rungs import FALLBACK, Rung, Spare
+from server.streams._live_upscaled import Upscaled, stages_of
+from server.streams._rungs import Rung
 from server.streams._strain import Strain
 from server.streams.protocol import END, KEYFRAME, STAGES, Header, LiveOptions, dropped, failed, ready
 from server.streams.wire import Channel
-
-HANG_SECONDS = 2.0
-"""How long after its deadline a live frame may still be in the engine, before the engine is thought to hang."""
 
 
 class Delivery:
@@ -36,7 +33,7 @@ class Delivery:
         self._droppable = start.late == "drop"
         self._model = options.model  # that the client knows of
         self._output: LiveOutput | None = None
-        self._spare: Spare | None = None
+        self._upscaled = Upscaled(start.scale, self._droppable, strain)
 
     def run(self) -> None:
         """Works until the session ends.
@@ -70,16 +67,14 @@ class Delivery:
         height, width = rung.pool.slots[0].outputs[0].shape[:2]
         size = size_of(self._wanted.format, width, height)
         self._output = open_output(self._wanted, shape, width, height)
-        if self._spare:
-            self._spare.close()
-        self._spare = Spare(FrameFormat(shape.form, self._options.start.scale, shape.width, shape.height))
+        self._upscaled.plan(shape)
         self._model = self._options.model
         self._channel.send_json(ready(rung.model, rung.engine, rung.precision, self._wanted.format, size))
 
     def _finish(self, item: Upscaling) -> None:
         """Answers a frame, or says why not."""
         try:
-            picture, model, seconds = self._upscaled(item)
+            picture, model, seconds = self._upscaled.wait_for(item)
             if self._droppable and time.monotonic() > item.deadline and self._outbox.has_picture():
                 self._channel.send_json(dropped([item.frame.sequence], "late"))
             else:
@@ -96,29 +91,13 @@ class Delivery:
         finally:
             item.rung.pool.release(item.slot)
 
-    def _upscaled(self, item: Upscaling) -> tuple[Plane, str, float]:
-        """The picture, the model that made it, and the seconds that it took."""
-        patience = max(0.0, item.deadline + HANG_SECONDS - time.monotonic()) if self._droppable else None
-        try:
-            with self._strain.waiting():
-                seconds = item.done.result(patience)
-            return item.slot.picture, item.rung.model, seconds
-        except TimeoutError:
-            item.rung.dead = True
-        except EngineDeadError:
-            pass
-        started = time.perf_counter()
-        assert self._spare
-        return self._spare.upscale(item.slot.inputs), FALLBACK, time.perf_counter() - started
-
     def _answer(self, item: Upscaling, picture: Plane, model: str, seconds: float) -> None:
         assert self._output
-        done = item.done_at[0] if item.done_at else time.monotonic()
         switched = self._tell_model(model, item.rung.reason if model == item.rung.model else ENGINE_GONE)
         started = time.perf_counter()
         payload, keyframe = self._output.encode(picture, switched)
         encode_seconds = time.perf_counter() - started
-        stages = (item.decode_seconds, max(0.0, done - item.submitted - seconds), seconds, encode_seconds)
+        stages = (*stages_of(item, seconds), encode_seconds)
         header = Header(item.frame.sequence, KEYFRAME if keyframe else 0, item.frame.header.pts_us)
         self._channel.send_frame(STAGES.pack(*stages), header.pack(), payload)
 

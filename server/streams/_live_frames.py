@@ -100,8 +100,17 @@ class Broken:
     error: BaseException
 
 
+@dataclass(frozen=True)
+class Sound:
+    """Passes by untouched; relays only."""
+
+    payload: bytes  # of an FLV tag
+    configuration: bytes | None  # likewise: what a decoder must be told before
+    pts_ms: int
+
+
 Input = Waiting | End | Broken
-Output = Planned | Upscaling | Retired | Dropped | Failed | End | Broken
+Output = Planned | Upscaling | Retired | Dropped | Failed | Sound | End | Broken
 
 
 class Outbox:
@@ -127,9 +136,9 @@ class Outbox:
         """Reports a failure of one frame."""
         self.put(Failed(sequence, code_of(error), str(error)))
 
-    def get(self) -> Output:
+    def get(self, seconds: float | None = None) -> Output:
         """See `Inbox.get`."""
-        return self._items.get()
+        return self._items.get(seconds)
 
     def has_picture(self) -> bool:
         """Whether a frame waits that is upscaled already."""

@@ -1,4 +1,4 @@
-"""What the api process and the worker of a relay say to each other. The worker never asks for anything: it is told once what to do.
+"""What the api process and the worker of a relay say to each other. The worker asks for nothing: it is told once what to do.
 
 From the worker, JSON messages:
 
@@ -6,7 +6,8 @@ From the worker, JSON messages:
     {"type": "source", "width", "height", "fps", "codec", "audio"} each time that a source was opened or changed its size
     {"type": "output", "width", "height", "encoder", "engine", "precision"}
     {"type": "frames", "delivered": [[latency, decode, queue, infer, encode, send], …], "held": n, "in": n,
-                       "dropped": {REASON: n}, "failed": n, "under_way": n}     several times a second, of the time since the last
+                       "dropped": {REASON: n}, "failed": n, "under_way": n}
+                                                                   several times a second, of the time since the last
     {"type": "model", "model", "reason"}                           frames are upscaled by another model from now on
     {"type": "reconnect", "side": "source" or "target", "reason"}  a connection ended and is tried again
     {"type": "ended", "reason"}                                    the source is over; the last message

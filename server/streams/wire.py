@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Self, cast
 
@@ -66,6 +67,11 @@ class Channel:
         length, kind = _parsed(header)
         payload = self._receive_exactly(length)
         return None if payload is None else (kind, payload)
+
+    def shut(self) -> None:
+        """Nothing more will be sent; the other side sees that, and may still answer."""
+        with suppress(OSError):  # it is gone already
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self._socket.close()

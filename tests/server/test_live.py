@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from server.media.live_formats import Format
-from server.streams import _ladder, _live_delivery, _strain
+from server.streams import _ladder, _live_upscaled, _strain
 from server.streams.protocol import END, KEYFRAME
 from tests.support.fake_engine import FakeHost
 from tests.support.frames import natural
@@ -375,7 +375,7 @@ def test_h264_begins_with_a_keyframe_after_a_switch() -> None:
 
 
 def test_a_hanging_engine_does_not_darken_a_live_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_live_delivery, "HANG_SECONDS", 0.2)
+    monkeypatch.setattr(_live_upscaled, "HANG_SECONDS", 0.2)
     host = FakeHost()
     with session(host, options("rgb24", "rgb24", 32, 24, late="drop", budget_seconds=0.1)) as running:
         running.event("ready")
