@@ -13,8 +13,12 @@ chmod 700 "$folder"
 secret() { [ -s "$folder/$1" ] || od -An -tx1 -N24 /dev/urandom | tr -d ' \n' > "$folder/$1"; }
 key() { [ -s "$folder/$1" ] || $fourfold keys add "$2" --scope "$3" --file "$folder/api_keys" > "$folder/$1"; }
 
+stream() { [ -s "$folder/$1" ] || $fourfold keys stream add '*' --for "$2" --file "$folder/stream_keys" > "$folder/$1"; }
+
 key admin_key admin admin
 key metrics_key prometheus metrics
+stream publish_key publish
+stream play_key play
 secret hook_secret
 secret grafana_admin_password
 chmod 444 "$folder"/*
@@ -23,4 +27,4 @@ if [ -z "${FOURFOLD_SECRETS:-}" ]; then
     touch .env
     grep -q '^FOURFOLD_SECRETS=' .env || echo "FOURFOLD_SECRETS=$folder" >> .env
 fi
-echo "$folder holds the keys: admin_key for requests, grafana_admin_password for the user admin of Grafana"
+echo "$folder holds the keys: admin_key for requests, publish_key and play_key for streams, grafana_admin_password for the user admin of Grafana"

@@ -82,6 +82,22 @@ def bench_service(
     _bench_result(run(bench, say), save, json)
 
 
+@bench.command("relay")
+def bench_relay(
+    model: Annotated[str, typer.Option("--model", help="A model's name, or auto.")] = "xlsr-live",
+    streams: Annotated[int, typer.Option(min=1, max=16, help="At once.")] = 1,
+    minutes: Annotated[float, typer.Option(min=0.05, help="Of a round.")] = 10.0,
+    rounds: Annotated[int, typer.Option(min=1, help="One after the other, each with relays of its own.")] = 1,
+    save: Save = None,
+    json: Json = False,
+) -> None:
+    """Relay live streams through an RTMP server and a service: added latency, lost pictures, sound, memory."""
+    from server.bench.relay import RelayBench
+    from server.bench.relay import bench_relay as run
+
+    _bench_result(run(RelayBench(model, streams, minutes, rounds), say), save, json)
+
+
 def _bench_result(result: dict[str, Any], name: str | None, json: bool) -> None:
     """Keeps and prints what was measured."""
     from server.bench.render import save

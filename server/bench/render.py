@@ -4,20 +4,30 @@
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+from models.errors import FourfoldError
 from server.bench.contenders import WITHOUT_GRAPHS
 from server.bench.plots import PLOTTED, draw
 from server.bench.tables import Result, machine, table, text
 
 RESULTS, PAGE = Path("bench/results"), Path("docs/performance.md")
+PLAIN_NAME = re.compile(r"\w[\w.-]*")
 MARKER = "<!-- everything below is written by `python -m server.bench.render` -->"
 
 
 def save(result: Result, name: str) -> Path:
-    """Writes a result to where `page` finds it: bench/results/bench-NAME.json."""
-    path = RESULTS / f"bench-{name.removeprefix('bench-').removesuffix('.json')}.json"
+    """Writes a result to where `page` finds it: bench/results/bench-NAME.json.
+
+    Raises:
+        FourfoldError: the name would lead elsewhere.
+    """
+    plain = name.removeprefix("bench-").removesuffix(".json")
+    if not PLAIN_NAME.fullmatch(plain):
+        raise FourfoldError(f"--save {name!r} is no plain name; take letters, digits, dots, dashes and underscores")
+    path = RESULTS / f"bench-{plain}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path

@@ -10,7 +10,7 @@ GOALS = {"latency": "one call", "throughput": "all lanes"}
 
 def text(result: Result) -> str:
     """One result."""
-    body = {"engines": _engines, "pipeline": _pipeline, "service": _service}[result["kind"]](result)
+    body = {"engines": _engines, "pipeline": _pipeline, "service": _service, "relay": _relay}[result["kind"]](result)
     libraries = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     taken = f"`{result['command']}`, {result['date'][:10]}, commit {result['commit']}, {result['settings']['rounds']} rounds."
     return f"{taken} {libraries}.\n\n{body}"
@@ -115,6 +115,14 @@ def _service(result: Result) -> str:
     from server.bench.service import summary
 
     return table(["", ""], map(list, summary(result)))
+
+
+def _relay(result: Result) -> str:
+    from server.bench.relay_figures import COLUMNS, notes, summary
+
+    minutes = result["settings"]["minutes"]
+    told = f"{result['settings']['input']}, for {minutes:g} min; each picture carries its time, and is read back by a player."
+    return "\n\n".join([told, table(COLUMNS, summary(result)), *notes(result)])
 
 
 def _range(figure: dict[str, float]) -> str:

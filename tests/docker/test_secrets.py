@@ -12,7 +12,16 @@ import pytest
 from server.keyfile import read_keys
 
 REPOSITORY = Path(__file__).parents[2]
-NAMES = {"admin_key", "api_keys", "grafana_admin_password", "hook_secret", "metrics_key"}
+NAMES = {
+    "admin_key",
+    "api_keys",
+    "grafana_admin_password",
+    "hook_secret",
+    "metrics_key",
+    "play_key",
+    "publish_key",
+    "stream_keys",
+}
 
 
 @pytest.fixture
