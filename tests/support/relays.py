@@ -56,8 +56,7 @@ class ScriptedWorker(Worker):
             self._exit.set_result(code)
 
     def kill(self) -> None:
-        if not self._exit.done():
-            self._exit.set_result(-9)
+        self._killing = asyncio.create_task(self.finish(-9))
 
     async def _listen(self) -> None:
         while (received := await self._theirs.receive()) is not None:
