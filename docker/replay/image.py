@@ -17,6 +17,9 @@ from dockerfile_parse import DockerfileParser
 from errors import ReplayError
 from shell import bash, run
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""What engines give to images that say nothing else."""
+
 STEP = """
 mount --bind /dev "$ROOT/dev"
 mount -t proc proc "$ROOT/proc"
@@ -99,7 +102,7 @@ class Player:
         folder = self._work / name.replace(":", "-")
         if not folder.exists():
             make_base(name, folder)
-        return Image([folder])
+        return Image([folder], {"PATH": PATH})
 
     def _copy(self, image: Image, root: Path, value: str, stages: dict[str, Image]) -> None:
         words = shlex.split(value)
