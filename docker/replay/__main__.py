@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import checks
+import live
 import yaml
 from container import Container, containers
 from context import copy_context
@@ -28,7 +29,7 @@ from shell import run
 
 REPOSITORY = Path(__file__).parents[2]
 SERVER = "http://127.0.0.1:8000"
-RTMP = "http://127.0.0.1:8080"
+RTMP, HLS = "rtmp://127.0.0.1:1935", "http://127.0.0.1:8080"
 CLONE_NEWNET = 0x40000000
 INSIDE = "--inside"
 
@@ -110,10 +111,16 @@ def _check_rtmp(rtmp: Container, work: Path, say: Callable[[str], None]) -> None
     say("rtmp: without its secret it does not start, and says so")
     process = rtmp.start(log, SERVICE_URL=SERVER)  # there is no name server here, whom nginx would ask for the service
     checks.healthy(rtmp, process, log)
-    checks.status(f"{RTMP}/stat", 200)
-    checks.status(f"{RTMP}/hls/nobody.m3u8", 404)
+    checks.status(f"{HLS}/stat", 200)
+    checks.status(f"{HLS}/hls/nobody.m3u8", 404)
     checks.read_only(rtmp)
     say(f"rtmp: healthy; {checks.locked_in(rtmp, process)} processes, all of user {rtmp.user}, without capabilities")
+    if live.can_publish():
+        live.refused_without_key(RTMP)
+        live.upscaled(RTMP, HLS, (work / "secrets" / "publish_key").read_text().strip())
+        say("rtmp: a stream with a key comes out upscaled, as HLS; others are refused")
+    else:
+        say("rtmp: nothing was published, for there is no ffmpeg here")
     checks.stops(rtmp)
 
 
