@@ -18,7 +18,7 @@ define INSTALL
 	$$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends $$missing
 endef
 
-.PHONY: demo demo-live test system rtmp check bench quality dashboards observe clean
+.PHONY: demo demo-live test system rtmp check docs release secrets requirements replay bench quality dashboards observe clean
 
 demo: .venv/.base  ## upscales a sample and leaves the results in demo/
 	.venv/bin/fourfold demo demo
@@ -34,7 +34,30 @@ check: .venv/.dev
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/mypy docker/grafana/dashboards
+	.venv/bin/mypy docker/replay
 	.venv/bin/lint-imports
+	.venv/bin/hadolint docker/*.Dockerfile
+
+docs: .venv/.dev  ## writes the documentation as a site to site/
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+release: .venv/.dev  ## builds what is published into dist/: the package, its sources, and the client
+	rm -rf dist
+	.venv/bin/python -m build --outdir dist .
+	.venv/bin/python -m build --outdir dist clients/python
+
+secrets: .venv/.base  ## makes the keys and passwords that docker-compose.yml asks for
+	docker/make-secrets.sh
+
+requirements:  ## pins what the images install: the newest versions that fit together
+	rm -rf build/requirements
+	$(PYTHON) -m venv build/requirements
+	build/requirements/bin/pip install --quiet .
+	{ echo '# What the images install. Written by `make requirements`.'; \
+	  build/requirements/bin/pip freeze --exclude fourfold; } > docker/requirements.txt
+
+replay: .venv/.dev  ## proves the images and docker-compose.yml without a container engine; as root, on Debian
+	.venv/bin/python docker/replay
 
 bench: .venv/.dev
 	.venv/bin/fourfold bench engines
@@ -74,7 +97,7 @@ rtmp:
 	touch $@
 
 clean:
-	rm -rf .venv .node demo sheets build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .node demo sheets site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -28,6 +28,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from engines import logs
 from engines.backends import find_backend
 from engines.batching import Scheduler, Station
 from engines.build import open_at_once, open_runner
@@ -90,7 +91,7 @@ class HostOptions:
 def run(address: str, catalogue: Mapping[str, Graphs], options: HostOptions, started: Connection) -> None:
     """The process's main function: listens at `address` for ever. Sends None over `started` once it does, or why it cannot."""
     die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     try:
         if options.backend != "auto":
             find_backend(options.backend).precisions()  # fails here and now where it cannot be used

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from engines import logs
 from engines.choose import choose, is_decided
 from engines.parent import die_with_parent
 from engines.runner import BackendUnavailableError, EngineSpec, Goal
@@ -35,7 +36,7 @@ def try_apart(spec: EngineSpec, goal: Goal, cores: int, backend: str, precision:
 
 def main() -> None:
     die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     spec, goal, cores, backend, precision = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     try:
         choose(spec, goal, cores, backend, precision, log.info)

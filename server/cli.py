@@ -169,6 +169,18 @@ def engines(
 
 
 @app.command()
+def doctor(json: Json = False) -> None:
+    """Print what the report of a fault needs: versions, the machine, engines, encoders, settings. Nothing in it is secret."""
+    from server.doctor import lines, report
+
+    told = report()
+    if json:
+        print_json(told)
+    else:
+        print("\n".join(lines(told)))
+
+
+@app.command()
 def build(
     model: Annotated[str, typer.Argument(help="A model's name, a .safetensors checkpoint, or auto.")],
     size: Annotated[str, typer.Option(help="Input size, WIDTHxHEIGHT.")],

@@ -1,5 +1,7 @@
 """The first minute with Fourfold: draws a moving clip, upscales it, and puts the result beside plain interpolation."""
 
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from server.videos import VideoOptions, upscale_video
 
 WIDTH, HEIGHT, RATE, SECONDS = 480, 270, 30, 3
 SUPERSAMPLING = 4
+PART, README_PART = (40, 40, 540, 960), (130, 1230, 330, 440)  # of a frame, for the picture: top, left, height, width
 
 
 def run_demo(folder: Path, say: Callable[[str], None], on_frame: Callable[[int, int | None], None]) -> dict[str, Any]:
@@ -23,6 +26,14 @@ def run_demo(folder: Path, say: Callable[[str], None], on_frame: Callable[[int, 
     figures = upscale_video(clip, result, VideoOptions(), say, on_frame)
     _side_by_side(read_picture(clip, RATE), read_picture(result, RATE)).save(picture)
     return {"clip": str(clip), "result": str(result), "side_by_side": str(picture), **figures}
+
+
+def main(target: Path) -> None:
+    """`python -m server.demo FILE` draws the picture of the README, from the demo's own clip."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = run_demo(Path(folder), print, lambda *_: None)
+        low, ours = (read_picture(Path(figures[name]), RATE) for name in ("clip", "result"))
+        _side_by_side(low, ours, README_PART).save(target, quality=90, method=6)
 
 
 def draw(seconds: float) -> UInt8Image:
@@ -51,11 +62,11 @@ def _wheel(pen: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float,
         pen.line([(x, y), (x + radius * np.cos(angle), y + radius * np.sin(angle))], fill=(255, 120 + spoke * 5, 90), width=5)
 
 
-def _side_by_side(low: UInt8Image, ours: UInt8Image) -> Image.Image:
+def _side_by_side(low: UInt8Image, ours: UInt8Image, within: tuple[int, int, int, int] = PART) -> Image.Image:
     """The same part of a frame, bicubic on the left, ours on the right."""
     scale = ours.shape[0] // low.shape[0]
     interpolated = upscale(low, scale)
-    top, left, height, width = 40, 40, ours.shape[0] // 2, ours.shape[1] // 2
+    top, left, height, width = within
     part = (slice(top, top + height), slice(left, left + width))
     picture = Image.fromarray(np.hstack([interpolated[part], ours[part]]))
     pen = ImageDraw.Draw(picture)
@@ -63,3 +74,7 @@ def _side_by_side(low: UInt8Image, ours: UInt8Image) -> Image.Image:
         pen.text((x, height - 60), label, font=ImageFont.load_default(40), fill="white", stroke_width=3, stroke_fill="black")
     pen.line([(width, 0), (width, height)], fill="white", width=2)
     return picture
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from engines.logs import belonging
 from server.errors import ServiceError, SettingsError
 from server.job_store import Job, JobStore, Outcome
 from server.metrics import Metrics
@@ -182,9 +183,11 @@ class Jobs:
                 job = None if self._stopping else await _insisted(self._store.claim)
                 if job is None:
                     continue
-                running = self._running[job.id] = asyncio.create_task(self._outcome(job), name="job")
+                with belonging(job=job.id):
+                    running = self._running[job.id] = asyncio.create_task(self._outcome(job), name="job")
             try:
-                await self._end(job, running)
+                with belonging(job=job.id):
+                    await self._end(job, running)
             finally:
                 del self._running[job.id]
                 self._progress.pop(job.id, None)

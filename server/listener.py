@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import uvicorn
 
-from server import connection, logs, websocket
+from engines import logs
+from server import connection, websocket
 from server.app import create_app
 from server.errors import SettingsError
 from server.service import Service
@@ -76,7 +77,7 @@ def serve(settings: Settings) -> int:
     Raises:
         FourfoldError: it cannot start; the message says why.
     """
-    logs.configure()
+    logs.configure(settings.log_format)
     connections = _connections()
     with _bound(settings) as listener:
         return asyncio.run(_serve(settings, listener, connections))

@@ -36,8 +36,12 @@ def engine_list(model: str, scale: int, say: Callable[[str], None]) -> dict[str,
     spec = EngineSpec(graphs, 480, 270, Colour("bt601", "limited"))
     trials = measured(spec, "throughput", cores(), say=say)
     auto = choose(spec, "throughput", cores()).reason
-    rows = [_backend_row(name) for name in BACKENDS]
-    return {"engines": rows, "model": graphs.title, "trials": [asdict(trial) for trial in trials], "auto": auto}
+    return {"engines": backend_rows(), "model": graphs.title, "trials": [asdict(trial) for trial in trials], "auto": auto}
+
+
+def backend_rows() -> list[dict[str, Any]]:
+    """Every backend: whether it works here, its version and precisions, or why it does not."""
+    return [_backend_row(name) for name in BACKENDS]
 
 
 class EngineReports:
@@ -81,7 +85,7 @@ def _known(model: str) -> dict[str, Any]:
         return engine_list(model, SCALE, stop)
     except _NotMeasuredError:
         title = find_graphs(model, SCALE, "yuv420")[1].title
-        return {"engines": [_backend_row(name) for name in BACKENDS], "model": title, "trials": [], "auto": None}
+        return {"engines": backend_rows(), "model": title, "trials": [], "auto": None}
 
 
 def _model_row(model: Model) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, get_args
 
+from engines.logs import redacted
 from server.errors import CODES, ServiceError
-from server.logs import redacted
 from server.meter import Meter
 from server.metrics import Metrics
 from server.relay_store import RelayRecord

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from engines.logs import belonging
 from models.registry import find_model
 from server.access import Caller
 from server.errors import ServiceError
@@ -216,7 +217,8 @@ class Relays:
         self._metrics.streams_active.labels("relay").dec()
 
     def _begin(self, relay: Relay, endpoints: tuple[Endpoint, Endpoint] | None) -> None:
-        relay.task = asyncio.create_task(self._run(relay, endpoints), name="relay")
+        with belonging(stream=relay.record.id):
+            relay.task = asyncio.create_task(self._run(relay, endpoints), name="relay")
 
     async def _run(self, relay: Relay, endpoints: tuple[Endpoint, Endpoint] | None) -> None:
         """The whole of a relay."""

@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     engine: EngineName = Field("auto", description="Backend of the engine; auto: the fastest that works here.")
     precision: PrecisionName = Field("auto", description="Precision of the engine; auto: the fastest that is right.")
 
+    log_format: Literal["console", "json"] = Field(
+        "console", description="Form of the log: for people, or a JSON object a line."
+    )
+
     max_image_bytes: int = Field(32 * MIB, gt=0, description="Bytes of one picture's request body.")
     max_image_pixels: int = Field(2048 * 2048, gt=0, description="Input pixels of one picture.")
     max_video_bytes: int = Field(4096 * MIB, gt=0, description="Bytes of one video's request body.")

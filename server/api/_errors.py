@@ -13,8 +13,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import compile_path
 from starlette.websockets import WebSocket, WebSocketState
 
+from engines.logs import redacted
 from server.errors import ServiceError
-from server.logs import redacted
 
 MESSAGES = {
     404: ServiceError("not_found", "there is nothing at this address; /docs lists what there is"),

@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from engines.logs import belonging
 from server.api._errors import answer_of, reject, service_error_of
 from server.errors import ServiceError
 from server.metrics import Metrics
@@ -26,7 +27,11 @@ class Requests:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["request_id"] = token_hex(8)
+        request_id = scope.setdefault("state", {})["request_id"] = token_hex(8)
+        with belonging(request=request_id):
+            await self._handle(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
         if scope["type"] == "http":
             outcome = await _Exchange(scope, receive, send).run(self._app)
@@ -127,6 +132,5 @@ def _metrics_of(scope: Scope) -> Metrics:
 
 def _described(scope: Scope) -> str:
     """Method, route and caller: not the path or the query, which are the client's words."""
-    state, caller = scope["state"], scope["state"].get("caller")
-    name = _route_of(scope) or "(no route)"
-    return f"{state['request_id']} {scope.get('method', 'WebSocket')} {name} by {caller.name if caller else 'nobody'}:"
+    caller, name = scope["state"].get("caller"), _route_of(scope) or "(no route)"
+    return f"{scope.get('method', 'WebSocket')} {name} by {caller.name if caller else 'nobody'}:"

@@ -6,6 +6,7 @@ which frames are dropped, there. Nothing is held here but the message that is be
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from engines.logs import belonging
 from server.access import Caller
 from server.api._dependencies import caller_of_websocket, model_of, service_of, subprotocol_of
 from server.api._stream_meter import SessionMeter
@@ -25,6 +27,8 @@ from server.streams.protocol import ARRIVAL, END, HEADER_BYTES, STAGES, Header, 
 from server.streams.wire import Kind
 from server.streams.worker import WorkerJob
 from server.websocket import HURRY
+
+log = logging.getLogger(__name__)
 
 STATS_SECONDS = 1.0
 TOO_BIG = 1009
@@ -45,7 +49,7 @@ async def stream(websocket: WebSocket) -> None:
     """See docs: a start message, then frames both ways."""
     owner = await caller_of_websocket(websocket, "streams")
     sessions: Sessions = websocket.app.state.sessions
-    with sessions.place(owner) as place:
+    with sessions.place(owner) as place, belonging(stream=f"websocket-{place}"):
         await websocket.accept(subprotocol_of(websocket))
         metrics = service_of(websocket).metrics
         try:
@@ -69,6 +73,7 @@ async def _converse(websocket: WebSocket, service: Service, owner: Caller, place
     worker = await service.workers.spawn(WorkerJob("live", options.model_dump()))
     meter = SessionMeter(service.metrics, f"websocket-{place}", options.model, options.budget_seconds)
     reason = "disconnected"
+    log.info("a session of %s starts with %s", owner.name, options.model)
     try:
         await _Session(websocket, service, worker, meter).run()
         await websocket.close()
@@ -76,6 +81,7 @@ async def _converse(websocket: WebSocket, service: Service, owner: Caller, place
         reason = error.code
         raise
     finally:
+        log.info("the session ended: %s", reason)
         meter.close(reason)
         await worker.aclose()
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from engines.logs import about
 from server.media import flv
 from server.streams.relay_protocol import Endpoint, SourceReason
 from server.streams.wire import Channel
@@ -220,7 +221,7 @@ class _Connection:
         self._acknowledged = threading.Event()
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", max(1, round(timeout_seconds)), 0))
-        command = [sys.executable, "-m", "server.streams.egress", str(theirs.fileno())]
+        command = [sys.executable, "-m", "server.streams.egress", str(theirs.fileno()), json.dumps(about())]
         with theirs:  # the command is our own
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603
         self._channel = Channel(ours)

@@ -1,4 +1,5 @@
-"""A process that publishes one stream: `python -m server.streams.egress FD`, where FD is one end of a socketpair.
+"""A process that publishes one stream: `python -m server.streams.egress FD IDS`, where FD is one end of a socketpair,
+and IDS, as JSON, what its lines in the log belong to.
 
 It exists to be killed: FFmpeg may wait for a target for ever, and holds the interpreter meanwhile. Messages
 (`server.streams.wire`):
@@ -10,9 +11,11 @@ Knows nothing of what it sends.
 """
 
 import json
+import logging
 import socket
 import sys
 
+from engines import logs
 from engines.parent import die_with_parent
 from server.media.errors import MediaError
 from server.media.live_input import hush
@@ -40,4 +43,7 @@ def main(channel: Channel) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
+    logs.configure()
+    logs.belong(json.loads(sys.argv[2]))
+    logging.getLogger("av").setLevel(logging.ERROR)  # it warns of options that are only used once it connects
     main(Channel(socket.socket(fileno=int(sys.argv[1]))))

@@ -4,7 +4,8 @@
 that keeps message boundaries. Messages are JSON objects:
 
     forkserver: {"ready": true}, once
-    api:        {"id": n, "engine_address": …, "kind": …, "options": {…}, "memory_bytes": n} and the worker's socket with it
+    api:        {"id": n, "engine_address": …, "kind": …, "options": {…}, "memory_bytes": n, "about": {…}}
+                and the worker's socket with it
     forkserver: {"id": n, "pid": n} or {"id": n, "failed": why}, and {"id": n, "exit_code": n} when the worker has ended
 
 It ends when the api process does, however that ends, and takes its workers along. That of multiprocessing also ends,
@@ -14,16 +15,19 @@ workers and all, when a fork fails, or when the api process runs out of descript
 import gc
 import importlib
 import json
+import logging
 import os
 import select
 import signal
 import socket
 import sys
-import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from engines import logs
 from server.streams import worker
+
+log = logging.getLogger(__name__)
 
 MODULES = (
     "PIL.JpegImagePlugin",
@@ -48,6 +52,7 @@ MESSAGE_BYTES = 1 << 16
 def main(control: socket.socket) -> None:
     """Serves until the api process is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the api's business
+    logs.configure()
     for name in MODULES:
         importlib.import_module(name)
     gc.freeze()  # a collection would write to all of these objects, and so copy their pages into each worker
@@ -105,17 +110,23 @@ class _Forkserver:
 
 
 def _work(
-    sock: socket.socket, engine_address: str, kind: worker.WorkKind, options: dict[str, Any], memory_bytes: int
+    sock: socket.socket,
+    engine_address: str,
+    kind: worker.WorkKind,
+    options: dict[str, Any],
+    memory_bytes: int,
+    about: dict[str, str],
 ) -> NoReturn:
-    """The rest of a worker's life."""
+    """The rest of a worker's life. `about`: what its lines in the log belong to."""
     exit_code = 1
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        logs.belong(about)
         worker.main(sock, engine_address, kind, options, memory_bytes)
         exit_code = 0
     except BaseException:
-        traceback.print_exc()
+        log.exception("the worker failed")
     finally:
         with suppress(OSError):
             sys.stderr.flush()

@@ -47,7 +47,7 @@ class Forkserver:
         """Forks a worker.
 
         Args:
-            request: the arguments of `server.streams.worker.main`, but for the socket.
+            request: the arguments of `server.streams.worker.main`, but for the socket, and `about` (see `engines.logs`).
             sock: its end of the channel; still to be closed here.
 
         Returns:

@@ -11,6 +11,7 @@ import socket
 from contextlib import suppress
 from typing import Protocol
 
+from engines.logs import about
 from server.errors import ServiceError
 from server.streams.forkserver_client import Forkserver
 from server.streams.picture_pool import PicturePool, PictureSettings
@@ -140,7 +141,12 @@ class Workers:
         try:
             with theirs:
                 memory_bytes = self._memory_bytes[job.kind]
-                request = {"engine_address": self._engine_address, "memory_bytes": memory_bytes, **vars(job)}
+                request = {
+                    "engine_address": self._engine_address,
+                    "memory_bytes": memory_bytes,
+                    "about": _owner_of(job),
+                    **vars(job),
+                }
                 pid, exit_code = await self._forkserver.fork(request, theirs)
         except BaseException:
             ours.close()
@@ -149,3 +155,8 @@ class Workers:
         self._running.add(worker)
         exit_code.add_done_callback(lambda _: self._running.discard(worker))
         return worker
+
+
+def _owner_of(job: WorkerJob) -> dict[str, str]:
+    """What a worker's lines in the log belong to. Those for pictures work for everyone."""
+    return {} if job.kind == "pictures" else about()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from server.errors import CODES
 from server.keyfile import Limits
-from server.reference import TARGET, reference
+from server.metrics import Metrics
+from server.reference import HTTP_TARGET, TARGET, http_reference, reference
 from server.settings import Settings
 
 SERVER = Path(__file__).parents[2] / "server"
@@ -13,6 +14,7 @@ SERVER = Path(__file__).parents[2] / "server"
 
 def test_the_page_is_up_to_date() -> None:
     assert TARGET.read_text() == reference(), "run python -m server.reference"
+    assert HTTP_TARGET.read_text() == http_reference(), "run python -m server.reference"
 
 
 def test_the_page_names_everything() -> None:
@@ -21,6 +23,15 @@ def test_the_page_names_everything() -> None:
         assert f"| `{name}` |" in page
     for name in Settings.model_fields:
         assert f"| `FOURFOLD_{name.upper()}` |" in page
+
+
+def test_every_metric_and_every_route_is_named() -> None:
+    page, routes = TARGET.read_text(), HTTP_TARGET.read_text()
+    for family in Metrics().registry.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        assert f"| `{name}` | {family.type} |" in page or not name.startswith("fourfold_")
+    for route in ("POST /v1/images", "GET /v1/videos/{id}/content", "DELETE /v1/videos/{id}", "GET /health/ready"):
+        assert f"`{route}`" in routes
 
 
 def test_every_setting_and_every_limit_is_used() -> None:

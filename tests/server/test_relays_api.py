@@ -12,8 +12,8 @@ import httpx
 import pytest
 from prometheus_client import generate_latest
 
+from engines.logs import ConsoleFormatter
 from server.keyfile import Limits, Scope, add_key
-from server.logs import LineFormatter
 from tests.support.relays import SOURCE, TARGET, WISH, Bench, bench
 from tests.support.service import RunningService, running_service
 
@@ -166,7 +166,7 @@ async def test_stream_keys_show_up_nowhere(tmp_path: Path, caplog: pytest.LogCap
         assert (await b.hook("publish", "cam2", key=CANARY)).status_code == 204
         assert (await b.hook("publish", f"x?key={CANARY}", key=CANARY)).status_code == 422
         shown = [str(relay), str(await b.relays()), generate_latest(b.service.metrics.registry).decode()]
-    lines = [LineFormatter().format(record) for record in caplog.records if record.name.startswith("server")]
+    lines = [ConsoleFormatter().format(record) for record in caplog.records if record.name.startswith("server")]
     assert any("relay-1" in line for line in lines)
     for text in (*shown, *lines):
         assert CANARY not in text
