@@ -85,6 +85,9 @@ def watched_to_the_end(
         for publishing in publishers:
             publishing.stop()
         relays = [rig.has(name, state="ended") for name in names]
+        for relay, tap in zip(relays, taps, strict=True):
+            sent = relay["frames"]["delivered"] + relay["frames"]["held"]
+            until(lambda tap=tap, sent=sent: len(tap.pictures) >= sent, f"{sent} pictures")
     after = rig.service.metrics()
     for relay, tap in zip(relays, taps, strict=True):
         frames = relay["frames"]

@@ -18,12 +18,12 @@ class Proxy:
         bytes_per_second: that pass towards the server, and as many back; None: all.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, port: int = 0) -> None:
         self.delay_seconds = 0.0
         self.bytes_per_second: float | None = None
         self._target_port, self._stalled, self._down = target_port, False, False
         self._pairs: set[asyncio.StreamWriter] = set()
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.create_server(("127.0.0.1", port))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK_BYTES)
         self.port: int = self._socket.getsockname()[1]
         self._loop = asyncio.new_event_loop()
@@ -123,8 +123,8 @@ class Proxy:
 class SilentServer:
     """Accepts every connection, and never reads or says anything: an RTMP client waits for its handshake."""
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, port: int = 0) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._open: list[socket.socket] = []
         self._thread = threading.Thread(target=self._accept)
 

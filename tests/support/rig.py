@@ -155,11 +155,14 @@ class Tap:
     pictures: list[tuple[int, bool]] = field(default_factory=list)
     sounds: list[int] = field(default_factory=list)
     configurations: list[bytes] = field(default_factory=list)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def read(self, url: str) -> None:
         reader = flv.Reader()
         with suppress(AwayError), closing(RtmpSource(url, None, SILENCE)) as source:
             for chunk in source.chunks():
+                if self.stopping.is_set():
+                    return
                 for tag in reader.feed(chunk):
                     self._take(tag)
 
@@ -176,13 +179,14 @@ class Tap:
 
 @contextmanager
 def tapped(url: str) -> Iterator[Tap]:
-    """Reads a stream from now on until it has been silent for a while."""
+    """Reads a stream as long as the context lasts."""
     tap = Tap()
     thread = threading.Thread(target=tap.read, args=(url,))
     thread.start()
     try:
         yield tap
     finally:
+        tap.stopping.set()
         thread.join(120)
 
 
@@ -204,9 +208,9 @@ class Script:
         self.target = RtmpTarget(self.url, None)
         self.target.write(flv.file_header() + flv.metadata(96, 64, 15, sound=True))
 
-    def use(self, width: int = 96, height: int = 64) -> None:
+    def use(self, width: int = 96, height: int = 64, keyframe_seconds: float = 1.0) -> None:
         """Pictures of this size follow, with a new configuration."""
-        video = LiveVideo(width, height, 15, _tags.Tags(1, 1, 1, 1), "libx264", 500_000, 1000.0)
+        video = LiveVideo(width, height, 15, _tags.Tags(1, 1, 1, 1), "libx264", 500_000, keyframe_seconds)
         self.encoder, self.size, self.fresh = LiveEncoder(video), (width, height), True
         self.target.write(flv.picture_configuration(self.stamp & 0xFFFFFFFF, self.encoder.configuration))
 
