@@ -143,9 +143,10 @@ class RelayIntake:
                 self._take(tag)
 
     def _judge(self, waited: float) -> None:
-        """Whether what was just read is old: it came at once, after a pause."""
+        """Whether what was just read is old: it came at once, after a pause, in which another publisher may have come."""
         now = time.monotonic()
         if waited >= PAUSE_SECONDS and self._decoder:
+            self._timeline.restart()
             self._old_until = now + BURST_SECONDS
         elif waited >= LIVE_SECONDS and self._decoder:
             self._old_until = 0.0
