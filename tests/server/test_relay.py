@@ -62,26 +62,30 @@ def test_under_overload_streams_step_down_and_each_drop_is_counted(tmp_path: Pat
     clip = small_clip(tmp_path, width=160, height=90, rate=30, frames=150)
     names = ["heavy-1", "heavy-2", "heavy-3"]
     with running_rig(tmp_path, hold_seconds=2, model="swift-srgan", live_budget_ms=250, frame_queue=8) as rig:
-        relays = watched_to_the_end(rig, names, clip, 150, lambda relay: relay["model"] != "swift-srgan")
-        switches = sum(value for name, value in rig.service.metrics().items() if "model_switches_total{" in name)
-        assert switches >= 3
-        assert any(" is upscaled by " in line for line in rig.service.log)
-    assert all(sum(relay["drops"].values()) > 0 for relay in relays)
+        relays = watched_to_the_end(rig, names, clip, 150, lambda: steps_down(rig) >= len(names))
+        assert sum("overload" in line and " is upscaled by " in line for line in rig.service.log) >= len(names)
+    assert all({"late", "queue_full"} & set(relay["drops"]) for relay in relays)
+
+
+def steps_down(rig: Rig) -> float:
+    """How often streams went to a lighter model because the engine was too slow, as the metrics say it."""
+    found = (value for name, value in rig.service.metrics().items() if "model_switches_total{" in name and '"overload"' in name)
+    return sum(found)
 
 
 def watched_to_the_end(
-    rig: Rig, names: list[str], clip: Path, pictures: int, test: Callable[[dict[str, Any]], bool] = lambda relay: True
+    rig: Rig, names: list[str], clip: Path, pictures: int, happened: Callable[[], bool] = lambda: True
 ) -> list[dict[str, Any]]:
-    """Publishes a clip under all the names until so many pictures came out and the relays pass a test; how the relays ended.
+    """Publishes a clip under all the names until so many pictures came out and something happened; how the relays ended.
 
     Meanwhile, and at the end, the figures of relays, metrics and viewers agree.
     """
     with ExitStack() as stack:
         taps = [stack.enter_context(tapped(rig.play_url(name))) for name in names]
         publishers = [stack.enter_context(rig.publishes(name, clip)) for name in names]
-        until(lambda: all(len(tap.pictures) >= pictures for tap in taps), f"{pictures} pictures of each", 240)
+        until(lambda: all(len(tap.pictures) >= pictures for tap in taps) and happened(), f"{pictures} pictures of each", 240)
         for name in names:
-            assert rig.shows(name, test, "passed the test")["frames"]["under_way"] <= UNDER_WAY
+            assert rig.relay(name)["frames"]["under_way"] <= UNDER_WAY
         for publishing in publishers:
             publishing.stop()
         relays = [rig.has(name, state="ended") for name in names]

@@ -55,7 +55,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some seconds of work."""
-    return clips.write(tmp_path_factory.mktemp("clips") / "long.mp4", width=160, height=96, frames=600, rate=60)
+    return clips.write(tmp_path_factory.mktemp("clips") / "long.mp4", width=160, height=96, frames=2400, rate=60)
 
 
 def upload(client: httpx.Client, path: Path, **options: Any) -> httpx.Response:

@@ -161,13 +161,14 @@ class Tap:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def read(self, url: str) -> None:
-        reader = flv.Reader()
-        with suppress(AwayError), closing(RtmpSource(url, None, SILENCE)) as source:
-            for chunk in source.chunks():
-                if self.stopping.is_set():
-                    return
-                for tag in reader.feed(chunk):
-                    self._take(tag)
+        while not self.stopping.is_set():  # before there is a stream, a connection to it is silent for too long
+            reader = flv.Reader()
+            with suppress(AwayError), closing(RtmpSource(url, None, SILENCE)) as source:
+                for chunk in source.chunks():
+                    if self.stopping.is_set():
+                        return
+                    for tag in reader.feed(chunk):
+                        self._take(tag)
 
     def _take(self, tag: flv.Tag) -> None:
         if tag.kind is flv.TagKind.AUDIO and not flv.parse_audio(tag.payload).configures:
