@@ -55,7 +55,13 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some seconds of work."""
-    return clips.write(tmp_path_factory.mktemp("clips") / "long.mp4", width=160, height=96, frames=2400, rate=60)
+    return clips.write(tmp_path_factory.mktemp("clips") / "long.mp4", width=160, height=96, frames=600, rate=60)
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work that nobody waits for the end of."""
+    return clips.write(tmp_path_factory.mktemp("clips") / "longer.mp4", width=160, height=96, frames=3000, rate=60)
 
 
 def upload(client: httpx.Client, path: Path, **options: Any) -> httpx.Response:
@@ -148,8 +154,8 @@ def test_parts_of_a_result(client: httpx.Client, short: Path) -> None:
     assert (head.status_code, head.headers["content-length"], head.content) == (200, str(size), b"")
 
 
-def test_content_is_not_there_before_it_is_whole(client: httpx.Client, long: Path) -> None:
-    running, waiting = added(client, long), added(client, long)
+def test_content_is_not_there_before_it_is_whole(client: httpx.Client, longer: Path) -> None:
+    running, waiting = added(client, longer), added(client, longer)
     under_way(client, running)
     for video in (running, waiting):
         assert refusal(client.get(video["links"]["content"])) == (409, "conflict")
@@ -345,11 +351,11 @@ def test_a_service_that_stops_leaves_the_rest_for_later(tmp_path: Path, short: P
         ]
 
 
-def test_the_queue_is_bounded(tmp_path: Path, long: Path) -> None:
+def test_the_queue_is_bounded(tmp_path: Path, longer: Path) -> None:
     with running_service(tmp_path, max_jobs_queued=1) as service, client_of(service) as client:
-        under_way(client, added(client, long))
-        added(client, long)
-        refused = upload(client, long)
+        under_way(client, added(client, longer))
+        added(client, longer)
+        refused = upload(client, longer)
         assert refusal(refused) == (503, "busy") and int(refused.headers["Retry-After"]) > 0
 
 
