@@ -73,13 +73,14 @@ observe: .venv/.dev system  ## runs the service under load with a Prometheus, an
 	.venv/bin/python -m tests.observe
 
 # Some tests judge written video by ffprobe, one turns the clock by libfaketime, some open the web page in Chromium, those of
-# relays run real RTMP servers (nginx with its module, and node-media-server), and those of metrics a Prometheus. The service itself
-# needs none of them.
+# relays run real RTMP servers (nginx with its module, and node-media-server), those of metrics a Prometheus, and docker-compose reads
+# the compose files. The service itself needs none of them.
 system: .node/.installed
 	@missing=; \
 	command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || missing="$$missing ffmpeg"; \
 	ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing="$$missing libfaketime"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	command -v docker-compose >/dev/null || missing="$$missing docker-compose"; \
 	test -e $(RTMP_MODULE) || missing="$$missing nginx libnginx-mod-rtmp"; \
 	command -v promtool >/dev/null || missing="$$missing prometheus"; \
 	$(INSTALL)

@@ -23,7 +23,7 @@ CPU, GPU = ("docker-compose.yml",), ("docker-compose.yml", "docker-compose.gpu.y
 def compose(files: tuple[str, ...], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """What docker-compose understands of the files."""
     if shutil.which("docker-compose") is None:
-        pytest.skip("there is no docker-compose here (Debian's package docker-compose)")
+        pytest.skip("there is no docker-compose here; `make system` installs it")
     given = {name: value for name, value in os.environ.items() if not name.startswith("FOURFOLD_")}
     named = [argument for file in files for argument in ("--file", str(REPOSITORY / file))]
     (nothing := folder / "empty.env").touch()  # in the place of the .env of whoever runs this
