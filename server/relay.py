@@ -91,7 +91,7 @@ class Relay:
                 self._go(_known(message["state"], get_args(RelayState)), message.get("reason"))
             case "source":
                 self._begun()
-                self._input = {name: message[name] for name in ("width", "height", "fps", "codec", "audio")}
+                self._input = {name: message[name] for name in ("width", "height", "fps", "codec", "audio", "deinterlaced")}
             case "output":
                 self._output = {name: message[name] for name in ("width", "height")}
                 self._made = {name: message[name] for name in ("encoder", "engine", "precision")}

@@ -73,7 +73,8 @@ class Input(BaseModel):
     height: int
     fps: float | None
     codec: str | None
-    audio: Any = None
+    audio: bool = Field(description="Sound comes with it.")
+    deinterlaced: bool = Field(False, description="It is interlaced, and made progressive (bwdif).")
 
 
 class Output(BaseModel):

@@ -245,7 +245,7 @@ class VideoSource:
         self._describe_format(frame)
         if is_interlaced(self._video, frame):
             self.notes.append("deinterlaced (bwdif)")
-            self._deinterlacer = Deinterlacer(self._video, frame)
+            self._deinterlacer = Deinterlacer(frame, self._video.time_base)
 
     def _describe_colour(self, frame: VideoFrame) -> None:
         if name := _tags.HDR_TRANSFERS.get(frame.color_trc):

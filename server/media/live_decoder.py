@@ -1,5 +1,7 @@
-"""H.264 as FLV carries it, decoded picture by picture. Parses what strangers send; knows nothing of servers or engines."""
+"""H.264 of a live stream, decoded picture by picture. Parses what strangers send; knows nothing of servers or engines."""
 
+from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -9,32 +11,52 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from server.media.errors import UnreadableError, UnsupportedError
-from server.media.live_input import Decoded, FrameLimits, Picture, checked_tags, limits_kept
+from engines.runner import Planes
+from server.media import _tags
+from server.media._deinterlace import Deinterlacer
+from server.media._planes import copy_planes, planes_of
+from server.media.errors import HdrError, UnreadableError
+from server.media.live_picture import FrameLimits, Picture, Shape
 
 MIN_FPS, MAX_FPS = 1, 240
 """That are believed."""
 
+_NUMBERS = Fraction(1, 1000)
+"""Time base of pictures: their numbers stand for it."""
+
 
 class LiveDecoder:
-    """Decodes what follows one configuration. One thread at a time."""
+    """Decodes one stream. One thread at a time.
 
-    def __init__(self, record: bytes, reorders: bool, limits: FrameLimits) -> None:
+    Attributes:
+        deinterlaces: pictures are interlaced, so that each comes one later than its data (bwdif).
+    """
+
+    def __init__(self, record: bytes | None, reorders: bool, limits: FrameLimits) -> None:
         """Args:
-        record: the AVCDecoderConfigurationRecord.
+        record: the AVCDecoderConfigurationRecord, as FLV has it; None: access units are Annex B.
         reorders: there are B-frames, so that pictures come later than their data.
         limits: of a picture.
+
+        Raises:
+            UnreadableError: the record is damaged.
         """
-        if len(record) < 7 or record[0] != 1:
-            raise UnreadableError("the stream's H.264 configuration is damaged")
         context = CodecContext.create("h264", "r")
         assert isinstance(context, VideoCodecContext)
-        context.extradata = record
+        if record is not None:
+            if len(record) < 7 or record[0] != 1:
+                raise UnreadableError("the stream's H.264 configuration is damaged")
+            context.extradata = record
         context.thread_type, context.thread_count = "NONE", 1
         if not reorders:
             context.flags |= Flags.low_delay
         context.options = {"max_pixels": str(limits.pixels)}
         self._context, self._limits = context, limits
+        self._deinterlacer: Deinterlacer | None = None
+
+    @property
+    def deinterlaces(self) -> bool:
+        return self._deinterlacer is not None
 
     @property
     def fps(self) -> float:
@@ -55,18 +77,67 @@ class LiveDecoder:
 
     def flush(self) -> list[tuple[int, Picture]]:
         """The pictures that were held back; nothing can be decoded after them."""
-        return self._decode(None)
+        pictures = self._decode(None)
+        return pictures + [_numbered(frame) for frame in self._deinterlaced(None)]
 
     def _decode(self, packet: "Packet[Any] | None") -> list[tuple[int, Picture]]:
         try:
-            return [self._checked(frame) for frame in self._context.decode(packet)]
+            frames = self._context.decode(packet)
         except av.FFmpegError as error:
-            limits_kept(self._context, self._limits)
-            raise UnreadableError("a picture cannot be decoded") from error
+            context, limits = self._context, self._limits
+            if context.width * context.height > limits.pixels:  # FFmpeg takes no memory for it, but knows its size
+                limits.check(context.width, context.height)
+            raise UnreadableError("a picture cannot be decoded; go on with a keyframe") from error
+        return [_numbered(ready) for frame in frames for ready in self._progressive(frame)]
 
-    def _checked(self, frame: VideoFrame) -> tuple[int, Picture]:
+    def _progressive(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """What is ready to be shown after a frame."""
         self._limits.check(frame.width, frame.height)
-        if frame.interlaced_frame:
-            raise UnsupportedError("the stream is interlaced; deinterlace it before it is published")
-        assert frame.pts is not None
-        return frame.pts, Decoded(frame, checked_tags(frame))
+        if frame.interlaced_frame and self._deinterlacer is None:
+            self._deinterlacer = Deinterlacer(frame, _NUMBERS)
+        if self._deinterlacer is None:
+            yield frame
+            return
+        if not self._deinterlacer.takes(frame):  # another size begins
+            yield from self._deinterlaced(None)
+            self._deinterlacer = None
+            yield from self._progressive(frame)
+            return
+        yield from self._deinterlaced(frame)
+
+    def _deinterlaced(self, frame: VideoFrame | None) -> Iterator[VideoFrame]:
+        for ready in self._deinterlacer(frame) if self._deinterlacer else ():
+            assert ready.pts is not None and ready.time_base
+            ready.pts = round(ready.pts * ready.time_base / _NUMBERS)  # the filter has a time base of its own
+            yield ready
+
+
+class _Decoded:
+    """A picture in the decoder's memory."""
+
+    def __init__(self, frame: VideoFrame) -> None:
+        tags = _checked_tags(frame)
+        self._frame = _to_420(frame, tags)
+        self.shape = Shape("yuv420", frame.width, frame.height, tags)
+
+    def fill(self, inputs: Planes) -> None:
+        copy_planes(planes_of(self._frame), inputs)
+
+
+def _numbered(frame: VideoFrame) -> tuple[int, Picture]:
+    assert frame.pts is not None
+    return frame.pts, _Decoded(frame)
+
+
+def _checked_tags(frame: VideoFrame) -> _tags.Tags:
+    """What a picture's colours mean. Raises: HdrError: nothing that is upscaled."""
+    if name := _tags.HDR_TRANSFERS.get(frame.color_trc):
+        raise HdrError(f"the stream is HDR ({name}), the networks know only SDR; tone-map it to BT.709 first")
+    raw = _tags.Tags(int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc), int(frame.color_range))
+    return _tags.resolve(raw, frame.height, frame.format.name.startswith("yuvj"))
+
+
+def _to_420(frame: VideoFrame, tags: _tags.Tags) -> VideoFrame:
+    if frame.format.name in ("yuv420p", "yuvj420p"):
+        return frame
+    return frame.reformat(format="yuv420p", src_color_range=tags.color_range, dst_color_range=tags.color_range)

@@ -27,7 +27,7 @@ from server.media import _tags
 from server.media._planes import frame_of, planes_of
 from server.media.errors import DimensionsError, EncoderError
 from server.media.live_formats import Format
-from server.media.live_input import Shape
+from server.media.live_picture import Shape
 
 Payload = bytes | memoryview
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from engines.host import EngineRequest
 from engines.runner import EngineDeadError, EngineError
 from engines.slots import FrameFormat
-from server.media.live_input import Shape
+from server.media.live_picture import Shape
 from server.streams._rungs import SLOTS, BicubicRung, LiveEngine, NetworkRung, Rung
 from server.streams._strain import Strain
 

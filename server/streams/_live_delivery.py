@@ -6,8 +6,9 @@ Knows nothing of how frames come in.
 import time
 
 from engines.runner import DeviceMemoryError, InferenceError, LateError, Plane
-from server.media.live_input import Shape, announced_shape
+from server.media.live_input import announced_shape
 from server.media.live_output import LiveOutput, Wanted, open_output, size_of
+from server.media.live_picture import Shape
 from server.streams._ladder import ENGINE_GONE
 from server.streams._live_frames import Broken, Dropped, End, Failed, Outbox, Planned, Retired, Upscaling
 from server.streams._live_upscaled import Upscaled, stages_of

@@ -10,7 +10,7 @@ from engines.runner import EngineError
 from engines.slots import Slot
 from server.errors import ServiceError
 from server.media.errors import MediaError
-from server.media.live_input import Shape
+from server.media.live_picture import Shape
 from server.streams._inbox import Closed, Inbox
 from server.streams._ladder import Ladder
 from server.streams._live_frames import Broken, Input, Outbox, Planned, Retired, Upscaling, Waiting

@@ -10,7 +10,7 @@ from engines.slots import Slot
 from models.errors import FourfoldError
 from server.errors import ServiceError
 from server.media.errors import MediaError
-from server.media.live_input import Picture, Shape
+from server.media.live_picture import Picture, Shape
 from server.streams._inbox import Inbox
 from server.streams._rungs import Rung
 from server.streams.protocol import DropReason, Header

@@ -7,7 +7,8 @@ import time
 
 from server.errors import ServiceError
 from server.media.errors import MediaError
-from server.media.live_input import FrameLimits, LiveInput, Picture, open_input
+from server.media.live_input import LiveInput, open_input
+from server.media.live_picture import FrameLimits, Picture
 from server.streams._inbox import Allowance, Inbox
 from server.streams._live_frames import Arrived, Broken, End, Input, Outbox, Waiting, code_of
 from server.streams._strain import Strain
@@ -94,7 +95,8 @@ class Intake:
         for number, picture in pictures:
             self._fruitless = 0
             self._give_up_before(number)
-            self._wait(Waiting(self._undecoded.pop(number), picture, seconds))
+            if number in self._undecoded:  # or it was damaged, as was said, and is shown nevertheless
+                self._wait(Waiting(self._undecoded.pop(number), picture, seconds))
 
     def _wait(self, waiting: Waiting) -> None:
         if self._allowance and not self._allowance.take(waiting.frame.at):

@@ -7,7 +7,7 @@ import time
 
 from engines.runner import EngineDeadError, Plane
 from engines.slots import FrameFormat
-from server.media.live_input import Shape
+from server.media.live_picture import Shape
 from server.streams._live_frames import Upscaling
 from server.streams._rungs import FALLBACK, Spare
 from server.streams._strain import Strain

@@ -10,8 +10,8 @@ from typing import Any
 
 from engines.runner import DeviceMemoryError, InferenceError, LateError, Plane
 from server.media.live_encoder import LiveEncoder, LiveVideo
-from server.media.live_input import Shape
 from server.media.live_output import size_of
+from server.media.live_picture import Shape
 from server.streams._egress import About, Egress, SoundTag, VideoTag
 from server.streams._ladder import ENGINE_GONE
 from server.streams._live_frames import Broken, Dropped, End, Failed, Outbox, Planned, Retired, Sound, Upscaling

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from server.media import flv
 from server.media.errors import UnreadableError
 from server.media.live_decoder import LiveDecoder
-from server.media.live_input import FrameLimits, Picture, Shape
+from server.media.live_picture import FrameLimits, Picture, Shape
 from server.media.rtmp import AwayError
 from server.streams._inbox import Closed, Inbox
 from server.streams._live_frames import Arrived, Broken, End, Input, Outbox, Sound, Waiting
@@ -83,7 +83,7 @@ class RelayIntake:
         self._number = 0
         self._stopped = threading.Event()
         self._heard = time.monotonic()  # when a picture or some sound came last
-        self._told: tuple[Shape, bool] | None = None
+        self._told: dict[str, Any] | None = None  # of the source
         self.fps = USUAL_FPS
         self._begin()
 
@@ -117,6 +117,7 @@ class RelayIntake:
         self._sounds = False
         self._pending: dict[int, tuple[Arrived, bool]] = {}  # frames that are being decoded, and whether they are old
         self._damaged = 0
+        self._deinterlaces = False
         self._old_until = 0.0  # pictures that come without a wait before this are old
 
     def _connection(self) -> AwayError:
@@ -198,7 +199,7 @@ class RelayIntake:
         except UnreadableError:
             self._damage(number)
             return
-        self._damaged = 0
+        self._damaged, self._deinterlaces = 0, decoder.deinterlaces
         self.fps = decoder.fps or USUAL_FPS
         self._pass_on(pictures, time.perf_counter() - started)
         self._give_up_before(number - REORDERED_FRAMES)
@@ -220,6 +221,8 @@ class RelayIntake:
 
     def _pass_on(self, pictures: list[tuple[int, Picture]], seconds: float) -> None:
         for number, picture in pictures:
+            if number not in self._pending:  # damaged, as was said, and still shown
+                continue
             frame, old = self._pending.pop(number)
             self._tell_of(picture.shape)
             if old:
@@ -234,7 +237,8 @@ class RelayIntake:
             self._ledger.dropped("unreadable")
 
     def _tell_of(self, shape: Shape) -> None:
-        if self._told != (shape, self._sounds):
-            self._told = shape, self._sounds
-            size = {"width": shape.width, "height": shape.height, "fps": round(self.fps, 2)}
-            self._tell(message("source", **size, codec="h264", audio=self._sounds))
+        size = {"width": shape.width, "height": shape.height, "fps": round(self.fps, 2)}
+        words = message("source", **size, codec="h264", audio=self._sounds, deinterlaced=self._deinterlaces)
+        if words != self._told:
+            self._told = words
+            self._tell(words)

@@ -18,7 +18,7 @@ import sys
 from engines import logs
 from engines.parent import die_with_parent
 from server.media.errors import MediaError
-from server.media.live_input import hush
+from server.media.quiet import hush
 from server.media.rtmp import RtmpTarget
 from server.streams.wire import Channel, Kind
 

@@ -16,7 +16,9 @@ from engines.client import RemoteEngine
 from engines.host import EngineRequest
 from server.errors import ServiceError
 from server.media.errors import MediaError
-from server.media.live_input import FrameLimits, announced_shape, hush
+from server.media.live_input import announced_shape
+from server.media.live_picture import FrameLimits
+from server.media.quiet import hush
 from server.streams._inbox import Closed, Inbox
 from server.streams._ladder import Ladder, OpenEngine
 from server.streams._live_delivery import Delivery

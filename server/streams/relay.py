@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 from engines.client import RemoteEngine
 from engines.host import EngineRequest
 from models.errors import FourfoldError
-from server.media.live_input import hush
 from server.media.paced_file import PacedFile
+from server.media.quiet import hush
 from server.media.rtmp import RtmpSource
 from server.streams._egress import Egress
 from server.streams._inbox import Closed, Inbox

@@ -3,7 +3,8 @@
 From the worker, JSON messages:
 
     {"type": "state", "state": STATE, "reason": why or null}       whenever it changes
-    {"type": "source", "width", "height", "fps", "codec", "audio"} each time that a source was opened or changed its size
+    {"type": "source", "width", "height", "fps", "codec", "audio", "deinterlaced"}
+                                                                   each time that a source was opened or changed its size
     {"type": "output", "width", "height", "encoder", "engine", "precision"}
     {"type": "frames", "delivered": [[latency, decode, queue, infer, encode, send], …], "held": n, "in": n,
                        "dropped": {REASON: n}, "failed": n, "under_way": n}

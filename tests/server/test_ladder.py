@@ -5,7 +5,7 @@ import time
 import pytest
 
 from engines.runner import EngineRefusedError
-from server.media.live_input import Shape
+from server.media.live_picture import Shape
 from server.streams._ladder import RISE_SECONDS, STAY_SECONDS, Ladder
 from server.streams._rungs import Rung
 from server.streams._strain import FRAMES, WINDOW_SECONDS, Strain

@@ -45,7 +45,8 @@ async def test_what_a_worker_says_is_shown_and_counted(tmp_path: Path, caplog: p
         relay = await running(b)
         worker = b.workers[0]
         assert relay["state"] == "running"
-        assert relay["input"] == {"width": 32, "height": 24, "fps": 30.0, "codec": "h264", "audio": "aac"}
+        source = {"width": 32, "height": 24, "fps": 30.0, "codec": "h264", "audio": True, "deinterlaced": False}
+        assert relay["input"] == source
         assert relay["output"] == {"width": 128, "height": 96}
         assert (relay["encoder"], relay["engine"], relay["precision"]) == ("libx264", "openvino", "fp32")
         await worker.frames(100, 0.3, **{"in": 110}, dropped={"late": 5, "target": 2}, failed=1, under_way=2, held=7)

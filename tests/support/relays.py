@@ -39,7 +39,7 @@ class ScriptedWorker(Worker):
 
     async def run(self) -> None:
         """Says all that a worker says of a source of 32x24 pixels, up to its first frame."""
-        await self.say("source", width=32, height=24, fps=30.0, codec="h264", audio="aac")
+        await self.say("source", width=32, height=24, fps=30.0, codec="h264", audio=True, deinterlaced=False)
         await self.say("output", width=128, height=96, encoder="libx264", engine="openvino", precision="fp32")
         await self.say("state", state="running", reason=None)
         await self.frames(1)

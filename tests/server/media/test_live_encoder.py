@@ -1,5 +1,9 @@
 """H.264 for live streams: what comes out is what was asked for, and our decoder takes it."""
 
+from pathlib import Path
+from typing import Any
+
+import av
 import numpy as np
 import pytest
 
@@ -8,7 +12,8 @@ from server.media import _tags
 from server.media.errors import DimensionsError, EncoderError, HdrError, UnreadableError
 from server.media.live_decoder import LiveDecoder
 from server.media.live_encoder import LiveEncoder, LiveVideo, choose_live, usual_bitrate
-from server.media.live_input import FrameLimits
+from server.media.live_picture import FrameLimits
+from tests.support import clips
 
 WIDTH, HEIGHT, FPS = 320, 240, 30
 TAGS = _tags.Tags(1, 1, 1, 1)
@@ -105,3 +110,28 @@ def test_hdr_is_refused() -> None:
 def test_a_configuration_that_is_none_is_unreadable() -> None:
     with pytest.raises(UnreadableError, match="configuration"):
         LiveDecoder(b"nothing", False, LIMITS)
+
+
+def test_interlaced_pictures_are_deinterlaced_one_for_one_each_one_later(tmp_path: Path) -> None:
+    units = access_units(tmp_path / "clip.h264", interlaced=True)
+    decoder = LiveDecoder(None, False, LIMITS)
+    found = [[number for number, _ in decoder.decode(number, unit)] for number, unit in enumerate(units)]
+    assert found == [[], *([number] for number in range(len(units) - 1))]
+    assert [number for number, _ in decoder.flush()] == [len(units) - 1]
+    assert decoder.deinterlaces
+
+
+def test_what_follows_interlaced_pictures_may_have_another_size(tmp_path: Path) -> None:
+    units = [
+        unit for width in (48, 96) for unit in access_units(tmp_path / f"{width}.h264", interlaced=True, width=width, height=64)
+    ]
+    decoder = LiveDecoder(None, False, LIMITS)
+    shown = [picture for number, unit in enumerate(units) for picture in decoder.decode(number, unit)] + decoder.flush()
+    assert [number for number, _ in shown] == list(range(24))
+    assert [picture.shape.width for _, picture in shown] == [48] * 12 + [96] * 12
+
+
+def access_units(path: Path, **changes: Any) -> list[bytes]:
+    """Of a small clip in Annex B."""
+    with av.open(clips.write(path, format="h264", options={"tune": "zerolatency"}, **changes)) as source:
+        return [bytes(packet) for packet in source.demux(video=0) if packet.size]
