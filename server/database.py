@@ -57,7 +57,7 @@ class Database:
         try:  # shielded: what was asked for is done, also when a stop cancels whoever waits for it
             loop = asyncio.get_running_loop()
             return await asyncio.shield(loop.run_in_executor(self._thread, lambda: call(self._connection)))
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
             why = "the disk of the service is full" if full else "the service cannot file its work"
             raise ServiceError("storage", f"{why}; try later, or tell its operator") from error

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from engines.logs import redacted
+from models.registry import MODELS
 from server.errors import CODES, ServiceError
 from server.meter import Meter
-from server.metrics import Metrics
+from server.metrics import STEPS_DOWN, STEPS_UP, Metrics
 from server.relay_store import RelayRecord
 from server.streams.relay_protocol import RelayDrop, RelayState, SourceReason
 
 log = logging.getLogger(__name__)
 
-LOST = "lost"
-"""Why frames are dropped whose worker ended with them."""
+MODEL_NAMES = tuple({model.name for model in MODELS})
 
 REASON_CHARACTERS = 200
 
@@ -42,6 +42,7 @@ class Relay:
         self.record, self.label, self._metrics, self._clock = record, label, metrics, clock
         self.task: asyncio.Task[None] | None = None
         self.stopping = asyncio.Event()
+        self.listens = asyncio.Event()  # to its source, at the service's own RTMP server
         self.state: RelayState = "starting"
         self.since = self._began = clock()  # in this state; at all
         self.has_source = False
@@ -77,8 +78,7 @@ class Relay:
 
     def is_published(self, patience: float) -> bool:
         """Whether somebody publishes its source. Args: patience: seconds that who was let in has to begin."""
-        awaited = self._admitted is not None and self._clock() - self._admitted < patience
-        return self._publisher is not None and (self.has_source or awaited)
+        return self._publisher is not None and (self.has_source or self.is_awaited(patience))
 
     def waits(self, seconds: float) -> bool:
         """Whether it has waited for its source in vain for so long, from its start."""
@@ -89,8 +89,9 @@ class Relay:
         match message["type"]:
             case "state":
                 self._go(_known(message["state"], get_args(RelayState)), message.get("reason"))
-            case "source":
+            case "incoming":
                 self._begun()
+            case "source":
                 self._input = {name: message[name] for name in ("width", "height", "fps", "codec", "audio", "deinterlaced")}
             case "output":
                 self._output = {name: message[name] for name in ("width", "height")}
@@ -98,7 +99,7 @@ class Relay:
             case "frames":
                 self._count(message)
             case "model":
-                self._meter.switch(str(message["model"]), str(message["reason"]))
+                self._meter.switch(_known(message["model"], MODEL_NAMES), _known(message["reason"], (*STEPS_DOWN, *STEPS_UP)))
             case "reconnect":
                 self.reconnect(_known(message["reason"], get_args(SourceReason)))
                 self.has_source = self.has_source and message["side"] != "source"
@@ -114,9 +115,18 @@ class Relay:
     def start_again(self, error: ServiceError) -> None:
         """Its worker is gone, or could not be started; another one follows."""
         log.warning("%s is started again: %s", self.label, redacted(error.message))
-        self._settle()
         self.reconnect(error.code)
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Another worker follows."""
+        self._settle()
+        self._meter.switch(self.record.plan.model, "engine_back")
         self._go("starting", None)
+
+    def is_awaited(self, patience: float) -> bool:
+        """Whether somebody was let in who has not begun, in the last `patience` seconds."""
+        return self._publisher is not None and self._admitted is not None and self._clock() - self._admitted < patience
 
     def tick(self) -> None:
         """Takes the figures of the time since it was called last."""
@@ -161,7 +171,7 @@ class Relay:
         """What the worker still had is lost."""
         meter = self._meter
         if (lost := meter.taken - meter.delivered - meter.failed - meter.drops.total()) > 0:
-            meter.drop(LOST, lost)
+            meter.drop("lost", lost)
         self._under_way = 0
 
     def _go(self, state: RelayState, reason: str | None) -> None:

@@ -37,10 +37,11 @@ LIVE, UPSCALED = "live", "upscaled"
 HOOKS = ":rtmp"
 """Who owns the relays that came by hooks; no key can be called so."""
 
+LISTEN_SECONDS = 2.0  # that a publisher waits for its relay, at most
 START_SECONDS = 18.0  # that a stream has to begin after it was announced
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5  # after which a client that was sent away may try again
-SILENCE_SECONDS = 30.0  # of the worker of a relay that runs, until it is given up
+SILENCE_SECONDS = 30.0  # of a worker, until it is given up
 BACKOFF_SECONDS = 0.5  # before a crashed worker is started again; twice as long each time
 MAX_BACKOFF_SECONDS = 30.0
 MAX_CRASHES = 10  # in a row, after which a relay has failed
@@ -112,10 +113,12 @@ class Relays:
         self._check_room(owner)
         endpoints = await self._find(plan)
         self._check_room(owner)
-        return await self._add(RelayRecord(_new_id(), owner.name, None, plan, time.time()), endpoints, "")
+        return await self._add(RelayRecord(_new_id(), owner.name, None, plan, time.time()), endpoints, None)
 
     async def publish(self, stream: str, publisher: str) -> None:
         """Somebody is about to publish a stream: starts its relay, or goes on with the one that lost its source.
+
+        Returns when the relay listens, so that it misses nothing: the next keyframe may be many seconds away.
 
         Args:
             stream: name of the stream; checked.
@@ -135,6 +138,14 @@ class Relays:
         model = find_model(settings.model, 4).name
         plan = Plan(source, target, model, 4, "auto", None, 2.0, settings.max_video_pixels)
         await self._add(RelayRecord(_new_id(), HOOKS, stream, plan, time.time()), None, publisher)
+        if relay := self._of_stream(stream):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(relay.listens.wait(), LISTEN_SECONDS)
+
+    async def listens(self, stream: str) -> None:
+        """The relay of a stream has been let in to play its source."""
+        if relay := self._of_stream(stream):
+            relay.listens.set()
 
     def published(self, stream: str, publisher: str) -> None:
         """Somebody stopped publishing, as far as is known; the worker will see for itself."""
@@ -189,16 +200,20 @@ class Relays:
             text = f"{self._load.share:.0%} of the processor is taken; relays are started below {settings.relay_max_load:.0%}"
             raise ServiceError("busy", text, retry_after=RETRY_SECONDS)
 
-    async def _add(self, record: RelayRecord, endpoints: tuple[Endpoint, Endpoint] | None, publisher: str) -> RelayRecord:
+    async def _add(
+        self, record: RelayRecord, endpoints: tuple[Endpoint, Endpoint] | None, publisher: str | None
+    ) -> RelayRecord:
         """Files and starts a relay. Its place is taken at once, so that nobody else gets it meanwhile."""
         target = shown(record.plan.target)
         if any(shown(relay.record.plan.target) == target for relay in self._active.values()):
             raise ServiceError("stream_busy", f"a relay publishes to {target} already; remove it first")
         relay = self._register(record)
-        relay.admit(publisher)
+        if publisher is not None:
+            relay.admit(publisher)
         try:
             await self._store.add(record)
         except BaseException:
+            relay.end(None, None)
             self._leave(relay)
             raise
         self._begin(relay, endpoints)
@@ -231,10 +246,13 @@ class Relays:
             log.exception("%s failed", relay.label)
             end = None, ServiceError("internal", "the service failed on this relay; tell its operator")
         finally:
-            if not self._closing:
-                relay.end(*end)
-                await self._file(relay)
-            self._leave(relay)
+            relay.stopping.set()  # nobody is let in to it any more
+            try:
+                if not self._closing:
+                    relay.end(*end)
+                    await self._file(relay)
+            finally:
+                self._leave(relay)
 
     async def _work(self, relay: Relay, endpoints: tuple[Endpoint, Endpoint] | None) -> End:
         """Starts one worker after the other until one says that the relay is over.
@@ -247,7 +265,12 @@ class Relays:
             began = time.monotonic()
             try:
                 worker = await self._started(relay, endpoints or await self._find(relay.record.plan))
-                return await self._follow(relay, worker)
+                end = await self._follow(relay, worker)
+                if relay.stopping.is_set() or not relay.is_awaited(START_SECONDS):
+                    return end
+                relay.begin_again()  # somebody was let in while it was ending
+                endpoints = None
+                continue
             except ServiceError as error:
                 if relay.stopping.is_set():
                     break
@@ -302,7 +325,7 @@ class Relays:
         ending = asyncio.create_task(self._end_worker(relay, worker))
         try:
             while True:
-                async with asyncio.timeout(SILENCE_SECONDS if relay.state == "running" else None):
+                async with asyncio.timeout(SILENCE_SECONDS):
                     received = await worker.channel.receive()
                 if received is None:
                     raise ServiceError("crashed", f"the process of this relay ended unexpectedly ({await worker.wait()})")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request
+from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from server.api._dependencies import ServiceDependency
@@ -75,8 +76,9 @@ async def publish_done(request: Request, service: ServiceDependency) -> Response
 async def play(request: Request, service: ServiceDependency) -> Response:
     """Lets everyone play, unless there is a key for playing this stream; and the service itself."""
     call = await _called(request, "play")
-    if not service.relays.is_own(call.token):
-        service.stream_keys.check("play", call.name, call.key, call.address)
+    if service.relays.is_own(call.token):
+        return Response(status_code=204, background=BackgroundTask(service.relays.listens, call.name))
+    service.stream_keys.check("play", call.name, call.key, call.address)
     return Response(status_code=204)
 
 

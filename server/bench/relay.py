@@ -146,7 +146,7 @@ class _End:
 
     def check(self) -> None:
         """Raises: FourfoldError: it ended by itself."""
-        if self._last:
+        if self._last or not self._reader.is_alive():
             raise FourfoldError(f"a stream broke off, or was refused: {self._what} ({self._error() or 'it ended'})")
 
     def result(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ MAX_TAG_BYTES = 4 << 20
 _FILE_HEADER = b"FLV\x01\x05\x00\x00\x00\x09" + bytes(4)  # sound and pictures may come
 _TAG_HEADER_BYTES, _TRAILER_BYTES = 11, 4
 _AVC, _AAC, _MP3 = 7, 10, 2
-_KEYFRAME, _INTER = 1, 2
+_KEYFRAME, _INTER, _COMMAND = 1, 2, 5
 _ENHANCED = 0x80  # the first bit of a picture's tag: the codec is named by four letters
 
 _VIDEO_CODECS = {2: "Sorenson H.263", 3: "Screen Video", 4: "VP6", 5: "VP6 with alpha", 6: "Screen Video 2", 12: "HEVC"}
@@ -93,7 +93,7 @@ class Reader:
             del self._left[: len(_FILE_HEADER)]
             self._started = True
         while (tag := self._cut()) is not None:
-            if tag[0] in set(TagKind):
+            if tag[0] in set(TagKind) and tag[2]:  # servers send empty ones, too
                 yield Tag(TagKind(tag[0]), tag[1], tag[2])
 
     def _cut(self) -> tuple[int, int, bytes] | None:
@@ -113,9 +113,9 @@ class Reader:
 
 
 def parse_video(payload: bytes) -> VideoPayload:
-    """Raises: UnsupportedError: another codec than H.264; UnreadableError: it is cut off."""
-    if not payload:
-        raise UnreadableError("a picture's message is empty")
+    """Of a tag that is not empty. Raises: UnsupportedError: another codec than H.264; UnreadableError: it is cut off."""
+    if payload[0] >> 4 == _COMMAND:  # to players that seek
+        return VideoPayload(False, False, 0, b"")
     if payload[0] & _ENHANCED:
         raise UnsupportedError(f"the stream's codec is {payload[1:5].decode('ascii', 'replace')}; publish H.264")
     if (codec := payload[0] & 0x0F) != _AVC:
@@ -128,15 +128,13 @@ def parse_video(payload: bytes) -> VideoPayload:
 
 
 def parse_audio(payload: bytes) -> AudioPayload:
-    """Raises: UnsupportedError: neither AAC nor MP3; UnreadableError: it is cut off."""
-    if not payload:
-        raise UnreadableError("a message of sound is empty")
+    """Of a tag that is not empty. Raises: UnsupportedError: neither AAC nor MP3."""
     codec = payload[0] >> 4
-    if codec == _AAC and len(payload) >= 2:
-        return AudioPayload("aac", payload[1] == 0)
+    if codec == _AAC:
+        return AudioPayload("aac", payload[1:2] == b"\0")
     if codec == _MP3:
         return AudioPayload("mp3", False)
-    name = "cut off" if codec == _AAC else _AUDIO_CODECS.get(codec, f"number {codec}")
+    name = _AUDIO_CODECS.get(codec, f"number {codec}")
     raise UnsupportedError(f"the sound's codec is {name}; publish AAC or MP3, or no sound")
 
 

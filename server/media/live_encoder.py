@@ -75,14 +75,26 @@ def usual_bitrate(width: int, height: int, fps: float) -> int:
 
 
 class LiveEncoder:
-    """Encodes the pictures of one size. One thread at a time."""
+    """Encodes the pictures of one size. One thread at a time.
+
+    Attributes:
+        name: of the encoder in use.
+        has_picture: there is one to repeat.
+    """
 
     def __init__(self, video: LiveVideo) -> None:
         """Raises: EncoderError: see `choose_live`; or it refuses the size or the bitrate."""
         self.name = choose_live(video.encoder)
         self.bitrate = video.bitrate or usual_bitrate(video.width, video.height, video.fps)
+        self.has_picture = False
         self._video = video
-        self._context = self._opened(video)
+        try:
+            self._context = self._opened(video)
+        except EncoderError:
+            if video.encoder != "auto" or self.name == "libx264":
+                raise
+            self.name = "libx264"  # cards have limits of their own: 4096 pixels a side, so many sessions
+            self._context = self._opened(video)
         self._still = VideoFrame(video.width, video.height, "yuv420p")  # the latest picture
         self._key_at: int | None = None
         self.configuration = avc.configuration(bytes(self._context.extradata or b""))
@@ -99,11 +111,16 @@ class LiveEncoder:
         Raises:
             EncoderError: the encoder failed.
         """
-        copy_planes(planes_of(frame_of(picture, "yuv420")), planes_of(self._still))
+        self.keep(picture)
         return self.repeat(pts_ms, fresh)
 
+    def keep(self, picture: Plane) -> None:
+        """Only remembers a picture, for `repeat`."""
+        copy_planes(planes_of(frame_of(picture, "yuv420")), planes_of(self._still))
+        self.has_picture = True
+
     def repeat(self, pts_ms: int, fresh: bool) -> Encoded:
-        """The latest picture once more; see `encode`."""
+        """The latest picture once more, of which there must be one; see `encode`."""
         key = fresh or self._key_at is None or pts_ms - self._key_at >= 1000 * self._video.keyframe_seconds
         frame = self._still
         frame.pts, frame.time_base = pts_ms, _MILLISECOND

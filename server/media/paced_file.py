@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 
+from server.media.decode import CONTAINERS
 from server.media.errors import UnreadableError
 from server.media.rtmp import AwayError
 
@@ -17,7 +18,8 @@ class PacedFile:
     def __init__(self, path: Path) -> None:
         """Raises: UnreadableError: it cannot be opened, or holds no video."""
         try:
-            self._container = av.open(f"file:{path}")
+            options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+            self._container = av.open(f"file:{path}", options=options)
         except (av.FFmpegError, OSError) as error:
             raise UnreadableError("it cannot be opened; name a video file", path) from error
         if not self._container.streams.video:

@@ -4,6 +4,9 @@ Whoever opens a target may be stuck in it for ever, interpreter and all: a serve
 up by FFmpeg. So `server.streams.egress` does that, in a process that can be killed. Knows nothing of what is in the bytes.
 """
 
+import os
+import re
+import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -17,6 +20,9 @@ from server.media.errors import MediaError, UnreadableError
 
 CHUNK_BYTES = 1 << 16
 """That are read at once, at most."""
+
+_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+"""Where systems keep whom they trust: FFmpeg's own build does not know."""
 
 
 class AwayError(MediaError):
@@ -46,7 +52,7 @@ class RtmpSource:
         Raises:
             AwayError: there is no such server, or it says no.
         """
-        options = {"raw_packet_size": str(CHUNK_BYTES), **_tc_url(url, address)}
+        options = {"raw_packet_size": str(CHUNK_BYTES), **_options(url, address)}
         timeouts = (timeout_seconds, timeout_seconds)
         try:
             self._container = av.open(_pinned(url, address), format="data", options=options, timeout=timeouts)
@@ -81,7 +87,7 @@ class RtmpTarget:
 
     def __init__(self, url: str, address: str | None) -> None:
         """Does not connect yet; see `RtmpSource`."""
-        container = av.open(_pinned(url, address), "w", format="data", options=_tc_url(url, address))
+        container = av.open(_with_options(_pinned(url, address), _options(url, address)), "w", format="tee")
         assert isinstance(container, OutputContainer)
         self._container, self._stream, self._count = container, container.add_data_stream(), 0
 
@@ -116,13 +122,29 @@ def _pinned(url: str, address: str | None) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}{host}{port}"))
 
 
-def _tc_url(url: str, address: str | None) -> dict[str, str]:
-    """Tells the server by which name it was asked for: one machine may serve many."""
-    if address is None:
-        return {}
+def _options(url: str, address: str | None) -> dict[str, str]:
+    """What FFmpeg's protocols are told: nothing waits until a packet is full; the server hears the name that it was asked by,
+    as one machine may serve many; and an encrypted one has to prove that name.
+    """
     parts = urlsplit(url)
-    names = parts.path.strip("/").split("/")
-    app = "/".join(
-        names[: max(1, min(2, len(names) - 1))]
-    )  # as FFmpeg cuts the path: an application, perhaps an instance of it
-    return {"rtmp_tcurl": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/{app}"}
+    options = {"tcp_nodelay": "1"}
+    if parts.scheme == "rtmps":
+        options |= {"tls_verify": "1", "verifyhost": parts.hostname or ""}
+        if authorities := next(filter(os.path.exists, (ssl.get_default_verify_paths().cafile or "", *_AUTHORITIES)), None):
+            options["ca_file"] = authorities
+    if address is not None:
+        names = parts.path.strip("/").split("/")
+        # as FFmpeg cuts the path: an application, perhaps an instance of it
+        application = "/".join(names[: max(1, min(2, len(names) - 1))])
+        options["rtmp_tcurl"] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/{application}"
+    return options
+
+
+def _with_options(url: str, options: dict[str, str]) -> str:
+    """The name under which FFmpeg's `tee` writes to a URL: PyAV has no other way to give options to a protocol that writes."""
+    given = ":".join(f"{name}={_escaped(value, ':]')}" for name, value in options.items())
+    return _escaped(f"[f=data:{given}]{url}", "|")
+
+
+def _escaped(text: str, special: str) -> str:
+    return re.sub(rf"[\\'\s{re.escape(special)}]", r"\\\g<0>", text)

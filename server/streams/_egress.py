@@ -8,16 +8,16 @@ import json
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from engines.logs import about
 from server.media import flv
+from server.streams._children import module_command
 from server.streams.relay_protocol import Endpoint, SourceReason
 from server.streams.wire import Channel
 
@@ -35,8 +35,13 @@ FAREWELL_SECONDS = 2.0
 """For what waits at the end, and for the goodbye."""
 
 
-def _nothing() -> None:
-    pass
+@dataclass(frozen=True)
+class About:
+    """What servers are told of the pictures."""
+
+    width: int
+    height: int
+    fps: float
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,9 @@ class VideoTag:
     keyframe: bool
     data: bytes
     configuration: bytes  # that it is decoded with
-    sent: Callable[[], None] = field(default=_nothing)
-    lost: Callable[[], None] = field(default=_nothing)
+    about: About
+    sent: Callable[[], None]
+    lost: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -63,15 +69,6 @@ class SoundTag:
 Item = VideoTag | SoundTag
 
 
-@dataclass(frozen=True)
-class About:
-    """What servers are told of the pictures."""
-
-    width: int
-    height: int
-    fps: float
-
-
 class Egress:
     """Publishes at one target. One thread calls it."""
 
@@ -84,8 +81,7 @@ class Egress:
         self._target, self._timeout, self._on_reconnect = target, timeout_seconds, on_reconnect
         self._items: deque[Item] = deque()
         self._changed = threading.Condition()
-        self._about: About | None = None
-        self._connected = self._closing = False
+        self._wanted = self._connected = self._closing = False
         self._starved = True  # nothing can be sent before a keyframe
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="egress", daemon=True)
@@ -94,10 +90,10 @@ class Egress:
         """Starts the process, so that it is warm when there is something to publish."""
         self._thread.start()
 
-    def begin(self, about: About) -> None:
-        """Connects, if that was not done before; a connection that is made later tells what is published now."""
+    def connect(self) -> None:
+        """There will be something to publish; does nothing when it was called before."""
         with self._changed:
-            self._about = about
+            self._wanted = True
             self._changed.notify_all()
 
     @property
@@ -169,9 +165,9 @@ class Egress:
             return reason
         try:
             with self._changed:
-                self._changed.wait_for(lambda: self._about or self._closing)
-            if self._about:
-                connection.send(flv.file_header() + _metadata(self._about), None)  # this connects
+                self._changed.wait_for(lambda: self._wanted or self._closing)
+            if self._wanted:
+                connection.send(flv.file_header(), None)  # this connects
             while not self._closing and connection.unsent:
                 connection.check()
                 connection.wait(0.05)
@@ -216,14 +212,17 @@ class _Connection:
         """Starts the process. Raises: OSError: there is no room for one."""
         self._timeout = timeout_seconds
         self.unsent: deque[tuple[float, Item | None]] = deque()
+        self._about: About | None = None
         self._configuration: bytes | None = None
         self._sound_configuration: bytes | None = None
         self._acknowledged = threading.Event()
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", max(1, round(timeout_seconds)), 0))
-        command = [sys.executable, "-m", "server.streams.egress", str(theirs.fileno()), json.dumps(about())]
-        with theirs:  # the command is our own
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603
+        command, environment = module_command("server.streams.egress", str(theirs.fileno()), json.dumps(about()))
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own arguments
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
+            )
         self._channel = Channel(ours)
         self._channel.send_json({"url": target.url, "address": target.address})
         self._reader = threading.Thread(target=self._read, name="egress-answers", daemon=True)
@@ -231,8 +230,11 @@ class _Connection:
         self._reader.start()
 
     def send_item(self, item: Item) -> None:
-        """Sends a picture or some sound, and before it what it is decoded with, if that is new. Raises: as `send`."""
+        """Sends a picture or some sound, and before it what is to be known of it, if that is new. Raises: as `send`."""
         if isinstance(item, VideoTag):
+            if item.about != self._about:
+                self._about = item.about
+                self.send(flv.metadata(item.about.width, item.about.height, item.about.fps, sound=True), None)
             if item.configuration != self._configuration:
                 self._configuration = item.configuration
                 self.send(flv.picture_configuration(item.pts_ms, item.configuration), None)
@@ -289,10 +291,6 @@ class _Connection:
                     item.sent()
         self._gone = True
         self._acknowledged.set()
-
-
-def _metadata(about: About) -> bytes:
-    return flv.metadata(about.width, about.height, about.fps, sound=True)
 
 
 def _tell_lost(items: list[Item]) -> None:

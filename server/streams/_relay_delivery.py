@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.runner import DeviceMemoryError, InferenceError, LateError, Plane
-from server.media.live_encoder import LiveEncoder, LiveVideo
+from server.media.live_encoder import Encoded, LiveEncoder, LiveVideo
 from server.media.live_output import size_of
 from server.media.live_picture import Shape
 from server.streams._egress import About, Egress, SoundTag, VideoTag
@@ -65,6 +65,7 @@ class RelayDelivery:
         self._state: RelayState = "starting"
         self._encoder: LiveEncoder | None = None
         self._planned: LiveVideo | None = None
+        self._about: About | None = None
         self._shown: _Shown | None = None
 
     def run(self) -> None:
@@ -102,23 +103,21 @@ class RelayDelivery:
 
     def _patience(self) -> float | None:
         """Seconds until the last picture is due again; None: there is none."""
-        if self._shown is None:
+        if not (self._shown and self._encoder and self._encoder.has_picture):
             return None
         wait = 1 / self._fps() if self._state == "holding" else HOLD_SECONDS
         return max(0.0, self._shown.at + wait - time.monotonic())
 
     def _hold(self) -> None:
         """Shows the last picture once more, as much later as it is."""
-        if not (self._shown and self._encoder):
-            return
+        assert self._shown and self._encoder
         self._enter("holding", "no picture comes")
         now = time.monotonic()
         pts_ms = self._shown.pts_ms + round(1000 * (now - self._shown.at))
         self._shown = _Shown(pts_ms, now)
         if self._egress.connected:
             encoded = self._encoder.repeat(pts_ms, self._egress.wants_keyframe)
-            tag = VideoTag(pts_ms, encoded.keyframe, encoded.data, self._encoder.configuration, self._ledger.held)
-            self._egress.put(tag)
+            self._put(pts_ms, encoded, self._ledger.held)
 
     def _plan(self, shape: Shape, rung: Rung) -> None:
         height, width = rung.pool.slots[0].outputs[0].shape[:2]
@@ -130,7 +129,7 @@ class RelayDelivery:
             self._encoder, self._planned = LiveEncoder(video), video
         assert self._encoder
         self._upscaled.plan(shape)
-        self._egress.begin(About(width, height, fps))
+        self._about = About(width, height, fps)
         engine = {"engine": rung.engine, "precision": rung.precision}
         self._tell(message("output", width=width, height=height, encoder=self._encoder.name, **engine))
 
@@ -163,6 +162,8 @@ class RelayDelivery:
         if self._egress.connected:
             self._send(item, picture, pts_ms, seconds)
         else:
+            assert self._encoder
+            self._encoder.keep(picture)
             self._ledger.dropped("target")
 
     def _send(self, item: Upscaling, picture: Plane, pts_ms: int, seconds: float) -> None:
@@ -176,13 +177,17 @@ class RelayDelivery:
             now = time.monotonic()
             self._ledger.delivered((now - item.frame.at, *stages, now - encoded_at))
 
-        lost = lambda: self._ledger.dropped("target")  # noqa: E731
-        self._egress.put(VideoTag(pts_ms, encoded.keyframe, encoded.data, self._encoder.configuration, sent, lost))
+        self._put(pts_ms, encoded, sent, lambda: self._ledger.dropped("target"))
+
+    def _put(self, pts_ms: int, encoded: Encoded, sent: Callable[[], None], lost: Callable[[], None] = lambda: None) -> None:
+        assert self._encoder and self._about
+        tag = VideoTag(pts_ms, encoded.keyframe, encoded.data, self._encoder.configuration, self._about, sent, lost)
+        self._egress.put(tag)
 
     def _moment(self, pts_ms: int) -> int | None:
-        """When viewers see a picture: never before what they have seen. None: that moment is over."""
+        """When viewers see a picture: never before what they have seen. None: that moment is over, and they saw a newer one."""
         after = 0 if self._shown is None else self._shown.pts_ms + 1
-        return max(pts_ms, after) if pts_ms > after - NUDGE_MS else None
+        return max(pts_ms, after) if self._state == "holding" or pts_ms > after - NUDGE_MS else None
 
     def _tell_model(self, model: str, reason: str) -> None:
         if model != self._model:

@@ -29,7 +29,7 @@ RETRY_SECONDS = 0.25
 """Between two tries to reach a source."""
 
 PAUSE_SECONDS = 0.5
-"""Without a byte, after which what comes next may be a heap of old pictures."""
+"""Without a byte, after which what comes next may be a heap of old pictures, or of another publisher."""
 
 LIVE_SECONDS = 0.004
 """That a read waits for, at least, when there is nothing old to be read any more."""
@@ -61,6 +61,7 @@ class RelayIntake:
         self,
         options: RelayOptions,
         open_source: Callable[[], Source],
+        begun: Callable[[], None],
         inbox: Inbox[Input],
         outbox: Outbox,
         strain: Strain,
@@ -70,20 +71,20 @@ class RelayIntake:
         """Args:
         options: of the relay.
         open_source: connects to it.
+        begun: called when a stream begins: there will be pictures.
         inbox: where pictures go.
         outbox: where sound goes.
         strain: to be told of drops.
         ledger: to be told of every frame.
         tell: takes messages to the api process.
         """
-        self._options, self._open_source = options, open_source
+        self._options, self._open_source, self._begun = options, open_source, begun
         self._inbox, self._outbox, self._strain, self._ledger, self._tell = inbox, outbox, strain, ledger, tell
         self._limits = FrameLimits(options.scale, options.pixels, options.output_pixels)
         self._timeline = Timeline()
         self._number = 0
         self._stopped = threading.Event()
         self._heard = time.monotonic()  # when a picture or some sound came last
-        self._told: dict[str, Any] | None = None  # of the source
         self.fps = USUAL_FPS
         self._begin()
 
@@ -100,6 +101,8 @@ class RelayIntake:
                 self._pass_on(self._flushed(), 0.0)
                 self._give_up_before(self._number)
                 over = away.final or time.monotonic() - self._heard > self._options.hold_seconds
+                if over and (away.reason == "unreadable" or not self._number):
+                    raise away
                 if over or self._stopped.wait(RETRY_SECONDS):
                     break
                 self._tell(message("reconnect", side="source", reason=away.reason))
@@ -119,6 +122,8 @@ class RelayIntake:
         self._damaged = 0
         self._deinterlaces = False
         self._old_until = 0.0  # pictures that come without a wait before this are old
+        self._is_new = True  # nothing came yet, or not since a pause
+        self._told: dict[str, Any] | None = None  # of the source
 
     def _connection(self) -> AwayError:
         """Reads until the source goes away; why it did."""
@@ -131,7 +136,7 @@ class RelayIntake:
         except AwayError as away:
             return away
         except UnreadableError as error:
-            return AwayError("unreadable", error.problem)
+            return AwayError("unreadable", error.problem, final=self._options.realtime)
         return AwayError("ended", "nothing more is wanted")
 
     def _read(self, source: Source) -> None:
@@ -144,25 +149,34 @@ class RelayIntake:
                 self._take(tag)
 
     def _judge(self, waited: float) -> None:
-        """Whether what was just read is old: it came at once, after a pause, in which another publisher may have come."""
-        now = time.monotonic()
-        if waited >= PAUSE_SECONDS and self._decoder:
-            self._timeline.restart()
-            self._old_until = now + BURST_SECONDS
-        elif waited >= LIVE_SECONDS and self._decoder:
+        """Notes a pause, or that nothing old is left: what was just read had to be waited for."""
+        if waited >= LIVE_SECONDS and self._decoder:
             self._old_until = 0.0
+        if waited >= PAUSE_SECONDS:
+            self._is_new = True
 
     @property
     def _is_old(self) -> bool:
         return time.monotonic() < self._old_until
 
     def _take(self, tag: flv.Tag) -> None:
+        if tag.kind is flv.TagKind.SCRIPT:
+            return
+        self._heard = time.monotonic()
+        if self._is_new:
+            self._recognise(tag)
         if tag.kind is flv.TagKind.VIDEO:
-            self._heard = time.monotonic()
             self._take_video(tag.timestamp, flv.parse_video(tag.payload))
-        elif tag.kind is flv.TagKind.AUDIO:
-            self._heard = time.monotonic()
+        else:
             self._take_sound(tag)
+
+    def _recognise(self, tag: flv.Tag) -> None:
+        """After a pause: the stream goes on, or it is another one, or the same with all that was held up."""
+        self._is_new = False
+        self._tell(message("incoming"))
+        if self._decoder and not self._timeline.fits(tag.timestamp):
+            self._timeline.restart()
+            self._old_until = time.monotonic() + BURST_SECONDS
 
     def _take_sound(self, tag: flv.Tag) -> None:
         sound, self._sounds = flv.parse_audio(tag.payload), True
@@ -182,6 +196,7 @@ class RelayIntake:
     def _opened(self, video: flv.VideoPayload) -> LiveDecoder:
         """The decoder of what starts with this keyframe."""
         assert self._record
+        self._begun()
         self._decoder = LiveDecoder(self._record, video.delay_ms != 0, self._limits)
         if self._old_until == float("inf"):
             self._old_until = time.monotonic() + BURST_SECONDS

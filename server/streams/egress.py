@@ -11,7 +11,6 @@ Knows nothing of what it sends.
 """
 
 import json
-import logging
 import socket
 import sys
 
@@ -45,5 +44,4 @@ if __name__ == "__main__":
     die_with_parent()
     logs.configure()
     logs.belong(json.loads(sys.argv[2]))
-    logging.getLogger("av").setLevel(logging.ERROR)  # it warns of options that are only used once it connects
     main(Channel(socket.socket(fileno=int(sys.argv[1]))))

@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 from itertools import count
-from pathlib import Path
 from typing import Any, Self
 
+from server.streams._children import module_command
 from server.streams.forkserver import ENVIRONMENT, MESSAGE_BYTES
 
 
@@ -115,15 +113,15 @@ class Forkserver:
 
 
 def _launched() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """The process, and our end of the socket to it. It finds modules where we do, and only there."""
+    """The process, and our end of the socket to it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    modules = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": modules}
-    command = [sys.executable, "-P", "-m", "server.streams.forkserver", str(theirs.fileno())]
+    command, environment = module_command("server.streams.forkserver", str(theirs.fileno()))
     with theirs:
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603 - our own arguments
+                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment | ENVIRONMENT
+            )
         except OSError:
             ours.close()
             raise

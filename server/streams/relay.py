@@ -9,6 +9,7 @@ the target: what it does not take is dropped. What the two sides say to each oth
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ class _Relay:
         self._egress = Egress(options.target, options.target_timeout_seconds, self._target_lost)
         opened = partial(_open_source, options)
         tell = channel.send_json
-        self._intake = RelayIntake(options, opened, self._inbox, self._outbox, strain, self._ledger, tell)
+        begun = self._egress.connect
+        self._intake = RelayIntake(options, opened, begun, self._inbox, self._outbox, strain, self._ledger, tell)
         self._filling = Filling(None, options.budget_seconds, True, ladder, self._inbox, self._outbox, strain)
         fps = lambda: self._intake.fps  # noqa: E731
         self._delivery = RelayDelivery(options, fps, self._outbox, strain, self._egress, self._ledger, tell)
@@ -95,12 +97,16 @@ class _Relay:
         try:
             self._delivery.run()
             self._egress.close()
+        except FourfoldError:
+            self._egress.close()  # what was made before is still sent
+            raise
         finally:
             self._over.set()
             self._inbox.close()
             self._outbox.close()
             self._filling.close()
-        self._channel.send_json(self._ledger.told())
+            with suppress(ConnectionError):
+                self._channel.send_json(self._ledger.told())
 
     def _report(self) -> None:
         while not self._over.wait(REPORT_SECONDS):

@@ -3,6 +3,7 @@
 From the worker, JSON messages:
 
     {"type": "state", "state": STATE, "reason": why or null}       whenever it changes
+    {"type": "incoming"}                                           the source sends, for the first time or after a pause
     {"type": "source", "width", "height", "fps", "codec", "audio", "deinterlaced"}
                                                                    each time that a source was opened or changed its size
     {"type": "output", "width", "height", "encoder", "engine", "precision"}
@@ -25,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 RelayState = Literal["starting", "running", "holding", "ended", "failed"]
 """`starting`: no picture was sent yet. `running`: frames come. `holding`: none come, the last one is shown."""
 
-RelayDrop = Literal["burst", "late", "queue_full", "stale", "target", "unreadable"]
+RelayDrop = Literal["burst", "late", "queue_full", "stale", "target", "unreadable", "lost"]
 """Why a frame of a relay is not delivered:
 
 burst: it came in a heap after a (new) connection, and only brings the relay up to the present.
@@ -34,9 +35,10 @@ queue_full: too many waited.
 stale: something newer was sent already, or its time had passed when it was decoded.
 target: the target did not take it, or was not there.
 unreadable: no picture came of it.
+lost: the process of the relay ended with it.
 """
 
-SourceReason = Literal["timeout", "ended", "unreachable", "unreadable", "target_down", "target_slow", "target_refused"]
+SourceReason = Literal["timeout", "ended", "unreachable", "unreadable", "target_down", "target_slow"]
 """Why a connection is made again."""
 
 

@@ -16,6 +16,9 @@ START_MS = 1000
 JUMP_MS = 1000
 """From how far on a stamp disagrees with the wall clock, and stands for a new line."""
 
+FIT_MS = 250
+"""Up to how far on a stamp is as late as networks make it; beyond that it is old, or of another publisher."""
+
 LINES = 2
 """That are remembered: where clocks jump, pictures of the new line and sound of the old one come mixed."""
 
@@ -41,6 +44,13 @@ class Timeline:
     def restart(self) -> None:
         """Another publisher follows: its stamps have nothing to do with those before, even where they look so."""
         self._restarts = True
+
+    def fits(self, stamp: int) -> bool:
+        """Whether a stamp that came now may go on where those before it stopped, as much later as time has passed."""
+        if self._restarts or not self._lines:
+            return True
+        now = self._clock()
+        return any(abs(line.placed + _difference(stamp, line.stamp) - _expected(line, now)) <= FIT_MS for line in self._lines)
 
     def place(self, stamp: int) -> int:
         """Milliseconds of viewers' time for a stamp that came now."""

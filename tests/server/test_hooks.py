@@ -94,6 +94,31 @@ async def test_who_comes_back_at_once_goes_on(tmp_path: Path) -> None:
         assert (len(b.workers), b.workers[0].heard) == (1, [])
 
 
+async def test_who_comes_back_while_the_relay_is_ending_gets_another_worker(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await live(b)
+        await b.workers[0].say("state", state="holding", reason="ended")
+        await state(b, "holding")
+        assert (await b.hook("publish", client="2")).status_code == OPEN
+        await b.workers[0].say("ended", reason="the source has ended")  # it had not heard
+        await (await b.worker(2)).run()
+        await state(b, "running")
+        assert len(await b.relays()) == 1
+
+
+async def test_a_publisher_waits_until_its_relay_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench(tmp_path) as b:
+        monkeypatch.setattr("server.relays.LISTEN_SECONDS", 60)
+        publishing = asyncio.create_task(b.hook("publish"))
+        source = (await b.worker(1)).options["source"]["url"]
+        token = source.partition("token=")[2]
+        assert (await b.hook("play", name="other", token=token)).status_code == OPEN
+        await asyncio.sleep(0.1)
+        assert not publishing.done()
+        assert (await b.hook("play", token=token)).status_code == OPEN
+        assert (await publishing).status_code == OPEN
+
+
 async def test_who_lost_the_rtmp_server_comes_back(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         await live(b)
@@ -133,7 +158,8 @@ async def test_a_slow_start_is_no_missing_stream(tmp_path: Path, monkeypatch: py
     async with bench(tmp_path) as b:
         assert (await b.hook("publish")).status_code == OPEN
         worker = await b.worker(1)
-        await worker.say("source", width=32, height=24, fps=30.0, codec="h264", audio=None)
+        await worker.say("incoming")
+        await worker.say("source", width=32, height=24, fps=30.0, codec="h264", audio=True, deinterlaced=False)
         (relay,) = await b.relays()
         await b.relay(relay["id"], lambda relay: bool(relay["input"]))
         monkeypatch.setattr("server.relays.START_SECONDS", 0.0)

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from server.errors import ServiceError
 from server.load import WINDOW, Load, processor_seconds
 from server.metrics import NAMED_STREAMS, Metrics
 from server.relay import Relay
-from server.relay_store import Plan, RelayRecord
+from server.relay_store import Plan, RelayRecord, RelayStore
 from server.relays import MAX_CRASHES
 from tests.support.relays import SOURCE, Bench, bench, until
 
@@ -50,7 +51,7 @@ async def test_what_a_worker_says_is_shown_and_counted(tmp_path: Path, caplog: p
         assert relay["output"] == {"width": 128, "height": 96}
         assert (relay["encoder"], relay["engine"], relay["precision"]) == ("libx264", "openvino", "fp32")
         await worker.frames(100, 0.3, **{"in": 110}, dropped={"late": 5, "target": 2}, failed=1, under_way=2, held=7)
-        await worker.say("model", model="bicubic", reason="slow")
+        await worker.say("model", model="bicubic", reason="overload")
         await worker.say("reconnect", side="target", reason="target_down")
         await worker.say("state", state="holding", reason="timeout")
         relay = await b.relay(relay["id"], lambda relay: relay["state"] == "holding" and relay["latency_ms"]["p50"])
@@ -66,9 +67,9 @@ async def test_what_a_worker_says_is_shown_and_counted(tmp_path: Path, caplog: p
         assert b.metric("stage_seconds_count", stage="send") == 101
         assert b.metric("streams_active", kind="relay") == 1
         assert b.metric("reconnects_total", reason="target_down") == 1
-        assert b.metric("model_switches_total", **{"from": "xlsr", "to": "bicubic", "reason": "slow"}) == 1
+        assert b.metric("model_switches_total", **{"from": "xlsr", "to": "bicubic", "reason": "overload"}) == 1
         assert b.metric("stream_latency_seconds", stream="relay-1", statistic="p95") == 0.3
-        assert "relay-1 is upscaled by bicubic now, not xlsr: slow" in caplog.text
+        assert "relay-1 is upscaled by bicubic now, not xlsr: overload" in caplog.text
         await worker.say("ended", reason="ended")
         relay = await b.relay(relay["id"], lambda relay: relay["state"] == "ended")
         assert (relay["reason"], relay["error"], relay["fps_in"], relay["frames"]["under_way"]) == ("ended", None, 0.0, 0)
@@ -113,12 +114,15 @@ async def test_a_crashed_worker_is_started_again_and_its_neighbour_does_not_noti
         other = await b.create(target="rtmp://127.0.0.1/upscaled/other")
         bystander = await b.worker(2)
         await bystander.run()
+        await b.workers[0].say("model", model="bicubic", reason="overload")
         await b.workers[0].frames(3, **{"in": 5}, under_way=2)
-        await b.relay(relay["id"], lambda relay: relay["frames"]["in"] == 6)
+        relay = await b.relay(relay["id"], lambda relay: relay["frames"]["in"] == 6)
+        assert relay["model"] == "bicubic"
         await b.workers[0].finish(-11)
         await (await b.worker(3)).run()
         relay = await b.relay(relay["id"], lambda relay: relay["state"] == "running" and relay["frames"]["in"] == 7)
         assert (relay["reconnects"], relay["drops"], relay["frames"]["under_way"]) == (1, {"lost": 2}, 0)
+        assert relay["model"] == "xlsr"  # each worker begins with what was asked for
         assert b.metric("stream_faults_total", reason="crashed") == 1
         assert b.metric("reconnects_total", reason="crashed") == 1
         await bystander.frames(4)
@@ -135,6 +139,8 @@ async def test_a_crashed_worker_is_started_again_and_its_neighbour_does_not_noti
         {"type": "reconnect", "side": "source", "reason": "x" * 100},
         {"type": "frames", "in": 1, "delivered": [], "dropped": {"made-up": 1}, "held": 0, "failed": 0, "under_way": 0},
         {"type": "frames", "in": 1, "delivered": [[1, 2]], "dropped": {}, "held": 0, "failed": 0, "under_way": 0},
+        {"type": "model", "model": "made-up", "reason": "overload"},
+        {"type": "model", "model": "bicubic", "reason": "made-up"},
         {"type": "source"},
     ],
 )
@@ -150,12 +156,35 @@ async def test_a_worker_that_says_what_it_should_not_is_replaced(tmp_path: Path,
         assert "xxxxx" not in told
 
 
-async def test_a_silent_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("begins", [running, Bench.create])
+async def test_a_silent_worker_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: Callable[[Bench], Awaitable[dict[str, Any]]]
+) -> None:
     monkeypatch.setattr("server.relays.SILENCE_SECONDS", 0.2)
     async with bench(tmp_path) as b:
-        relay = await running(b)
+        relay = await begins(b)
         await b.relay(relay["id"], lambda relay: relay["reconnects"] == 1)
         assert b.workers[0].ended
+
+
+async def test_a_relay_that_could_not_be_filed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: object) -> None:
+        raise ServiceError("storage", "the disk of the service is full; try later")
+
+    async with bench(tmp_path) as b:
+        for failing, times in ("add", 2), ("end", 1):
+            with monkeypatch.context() as patch:
+                patch.setattr(RelayStore, failing, fails)
+                for _ in range(times):
+                    answer = await b.hook("publish")
+                assert answer.status_code == (507 if failing == "add" else 204)
+                if failing == "end":
+                    await (await b.worker(1)).say("incoming")
+                    await b.workers[0].say("ended", reason="ended")
+                    await until(lambda: b.workers[0].ended)
+            await until(lambda: b.metric("streams_active", kind="relay") == 0)
+            assert b.metric("streams_by_model", kind="relay", model="xlsr") == 0
+        assert (await b.hook("publish")).status_code == 204
 
 
 async def test_what_always_crashes_fails_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

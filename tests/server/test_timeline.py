@@ -91,3 +91,14 @@ def test_stamps_that_differ_from_the_wall_clock_a_little_are_believed(clock: Clo
 def _later(clock: Clock) -> bool:
     clock.now += 0.04
     return False
+
+
+def test_what_fits_goes_on_where_it_stopped(clock: Clock) -> None:
+    timeline = Timeline(clock)
+    assert timeline.fits(0)  # nothing was before
+    placed(timeline, clock, [1000])
+    clock.now += 2
+    assert timeline.fits(3000)
+    assert timeline.fits(3200)
+    assert not timeline.fits(1040)  # held up on its way
+    assert not timeline.fits(0)  # somebody else's

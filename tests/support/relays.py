@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server import relays
 from server.app import create_app
 from server.errors import ServiceError
 from server.service import Service
@@ -136,10 +137,12 @@ async def bench(folder: Path, key: str | None = None, **settings: Any) -> AsyncI
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
         made = Bench(service, client)
         await service.relays.start()
-        try:
-            yield made
-        finally:
-            await service.relays.stop(10)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(relays, "LISTEN_SECONDS", 0)  # these workers ask no RTMP server
+            try:
+                yield made
+            finally:
+                await service.relays.stop(10)
 
 
 async def until(happened: Callable[[], bool]) -> None:

@@ -72,7 +72,15 @@ def test_another_sound_codec_is_refused_by_name() -> None:
         flv.parse_audio(b"\xb2abc")
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x17", b"\x17\x01\x00"])
+def test_what_says_nothing_is_passed_over() -> None:
+    """Empty tags, words to players that seek, sound of one byte."""
+    empty = b"".join(flv.tag(kind, 0, b"") for kind in (flv.TagKind.VIDEO, flv.TagKind.AUDIO))
+    assert list(flv.Reader().feed(flv.file_header() + empty)) == []
+    assert [flv.parse_video(payload).data for payload in (b"\x57\0", b"\x52\0")] == [b"", b""]
+    assert not flv.parse_audio(b"\xaf").configures
+
+
+@pytest.mark.parametrize("payload", [b"\x17", b"\x17\x01\x00"])
 def test_a_picture_that_is_cut_off_is_unreadable(payload: bytes) -> None:
     with pytest.raises(UnreadableError):
         flv.parse_video(payload)
