@@ -16,7 +16,7 @@ from image import Image, Player
 
 UNDERSTOOD = {"command", "environment", "read_only", "secrets", "tmpfs", "ulimits", "user", "volumes"}
 CHECKED = {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"], "read_only": True}
-LEFT_OUT = {"build", "depends_on", "deploy", "healthcheck", "image", "init", "logging", "pids_limit", "ports", "restart"}
+LEFT_OUT = {"build", "depends_on", "healthcheck", "image", "init", "logging", "mem_limit", "pids_limit", "ports", "restart"}
 LEFT_OUT |= {"stop_grace_period"}
 
 DEVICES = ("null", "zero", "full", "random", "urandom")

@@ -53,8 +53,15 @@ def test_every_container_is_locked_in(files: tuple[str, ...], tmp_path: Path) ->
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert not service.keys() & {"cap_add", "privileged", "devices", "network_mode", "pid"}, name
-        assert service["deploy"]["resources"]["limits"]["memory"], name
+        assert service["mem_limit"] and service["pids_limit"], name
         assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+
+
+@pytest.mark.parametrize("files", [CPU, GPU])
+def test_limits_have_one_form(files: tuple[str, ...], tmp_path: Path) -> None:
+    """Beside `deploy.resources.limits`, today's compose refuses `pids_limit`; 1.29 knows no limit of processes within."""
+    for name, service in services(files, tmp_path).items():
+        assert "limits" not in service.get("deploy", {}).get("resources", {}), name
 
 
 def test_images_from_elsewhere_have_a_version_and_a_user(tmp_path: Path) -> None:
