@@ -56,7 +56,8 @@ class Container:
 
     @property
     def environment(self) -> dict[str, str]:
-        own = {key: str(value) for key, value in (self.service.get("environment") or {}).items()}
+        given = self.service.get("environment") or {}
+        own = {key: str(value) for key, value in given.items() if value is not None}  # None: .env says nothing of it
         return self.image.environment | own
 
     def start(self, log: Path, arguments: Sequence[str] | None = None, **environment: str | None) -> subprocess.Popen[str]:
