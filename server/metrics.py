@@ -127,7 +127,7 @@ class Metrics:
         for code in CODES:
             self.rejected_total.labels(code)
             self.stream_faults_total.labels(code)
-        for reason in (*get_args(SourceReason), "crashed"):
+        for reason in (*get_args(SourceReason), "crashed", "busy", "unresolved"):
             self.reconnects_total.labels(reason)
         for model, lighter in product({model.name for model in MODELS}, LIGHTER):
             for down, up in zip(STEPS_DOWN, STEPS_UP, strict=True):
