@@ -94,26 +94,44 @@ def reference() -> str:
 
 def http_reference() -> str:
     """The page of routes."""
-    paths: dict[str, dict[str, Any]] = create_app(Settings.model_construct()).openapi()["paths"]
-    routes = [_route(method, path, told) for path, methods in paths.items() for method, told in methods.items()]
+    document: dict[str, Any] = create_app(Settings.model_construct()).openapi()
+    schemas = document["components"]["schemas"]
+    routes = [
+        _route(method, path, told, schemas) for path, found in document["paths"].items() for method, told in found.items()
+    ]
     return "\n".join([HTTP, *("\n".join(route) for route in routes)])
 
 
-def _route(method: str, path: str, told: dict[str, Any]) -> list[str]:
-    rows = [_parameter(parameter) for parameter in told.get("parameters", [])]
+def _route(method: str, path: str, told: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    given = told.get("parameters", [])
+    rows = [_row(one["name"], one["schema"], one.get("description", f"In the {one['in']}.")) for one in given]
     table = [*_table(["parameter", "default", "is"], rows), ""] if rows else []
     codes = ", ".join(code for code in told["responses"] if code.isdigit())
-    about = " ".join(told.get("description", "").split())
-    return [f"## {told['summary']}", "", f"`{method.upper()} {path}`", "", about, "", *table, f"Answers: {codes}.", ""]
+    body = _body(told.get("requestBody", {}).get("content", {}), schemas)
+    return [
+        *(f"## {told['summary']}", "", f"`{method.upper()} {path}`", "", told.get("description", ""), ""),
+        *(*table, *body, f"Answers: {codes}.", ""),
+    ]
 
 
-def _parameter(parameter: dict[str, Any]) -> list[str]:
-    schema = parameter["schema"]
-    bounds = [f"{word} {schema[key]}" for word, key in (("from", "minimum"), ("to", "maximum")) if key in schema]
-    about = " ".join(
-        [parameter.get("description", f"In the {parameter['in']}."), *([f"({' '.join(bounds)})"] if bounds else [])]
-    )
-    return [f"`{parameter['name']}`", f"`{schema['default']}`" if schema.get("default") not in (None, "") else "", about]
+def _body(content: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    """Types that a body may have, and the fields of those that have some."""
+    rows = []
+    for kind in content.values():
+        schema = schemas[kind["schema"]["$ref"].rpartition("/")[2]] if "$ref" in kind["schema"] else kind["schema"]
+        for name, field in schema.get("properties", {}).items():
+            rows.append(_row(name, field, field.get("description", "The file, in a form."), name in schema["required"]))
+    table = [*_table(["field", "default", "is"], rows), ""] if rows else []
+    return [f"Body: {', '.join(f'`{kind}`' for kind in content)}.", "", *table] if content else []
+
+
+def _row(name: str, schema: dict[str, Any], about: str, required: bool = False) -> list[str]:
+    """Of a parameter or a field: name, default, and what it is, with its bounds or values."""
+    kind = schema | next(iter(schema.get("anyOf", [])), {})
+    bounds = [f"{word} {kind[key]:.15g}" for word, key in (("from", "minimum"), ("to", "maximum")) if key in kind]
+    values = [*([" ".join(bounds)] if bounds else []), *([", ".join(map(str, kind["enum"]))] if "enum" in kind else [])]
+    default = "required" if required else f"`{schema['default']}`" if schema.get("default") not in (None, "") else ""
+    return [f"`{name}`", default, " ".join([about, *(f"({value})" for value in values)])]
 
 
 def _metrics() -> list[str]:

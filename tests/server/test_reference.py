@@ -3,6 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
+from server.api.relays import Wish
 from server.errors import CODES
 from server.keyfile import Limits
 from server.metrics import Metrics
@@ -32,6 +33,13 @@ def test_every_metric_and_every_route_is_named() -> None:
         assert f"| `{name}` | {family.type} |" in page or not name.startswith("fourfold_")
     for route in ("POST /v1/images", "GET /v1/videos/{id}/content", "DELETE /v1/videos/{id}", "GET /health/ready"):
         assert f"`{route}`" in routes
+
+
+def test_commands_stay_commands_and_bodies_have_their_fields() -> None:
+    routes = HTTP_TARGET.read_text()
+    assert "\n\n    curl --data-binary @small.png" in routes
+    for name in Wish.model_fields:
+        assert f"| `{name}` |" in routes
 
 
 def test_every_setting_and_every_limit_is_used() -> None:
