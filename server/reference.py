@@ -34,8 +34,8 @@ KEYS = """
 `fourfold keys add NAME --scope SCOPE [--expires DAYS] [--limit WHAT=N]` prints a key once; only its SHA-256 is kept,
 in the file that `FOURFOLD_API_KEYS_FILE` (or `--file`) names; `fourfold keys list` and `fourfold keys revoke NAME` do
 what they say. A running service notices within seconds. Requests show a key as `Authorization: Bearer KEY`; a
-browser's WebSocket offers the subprotocol `fourfold.bearer.KEY`. With keys, everything but `/health/live` and `/hooks/`
-asks for one.
+browser's WebSocket offers the subprotocol `fourfold.bearer.KEY`. With keys, everything asks for one but `/health/live`,
+the web page (`/` and `/web/`) and `/hooks/`, which has a secret of its own.
 
 Stream keys, for publishing to the RTMP server and playing from it, are in a file of their own, which
 `FOURFOLD_STREAM_KEYS_FILE` names: `fourfold keys stream add NAME --for publish` (or `--for play`), `list`, `revoke`. The
@@ -75,7 +75,8 @@ HTTP = """# HTTP API
 Written by `python -m server.reference` from the code; do not edit. A running service has the same as a page to try it
 out at `/docs`, and for generators at `/openapi.json`.
 
-With keys, each request but `/health/live` shows one: `Authorization: Bearer KEY`. Errors have one form and
+With keys, each request shows one: `Authorization: Bearer KEY`. Only `/health/live` and the web page (`/` and `/web/`)
+need none, and `/hooks/`, which has a secret of its own. Errors have one form and
 [a list of codes](reference.md#error-codes). Live frames go over [the WebSocket](websocket.md) at `/v1/stream`.
 """
 
