@@ -1,5 +1,6 @@
 """The compose files and Dockerfiles: valid for the tools that people have, and every container locked in."""
 
+import json
 import os
 import re
 import shutil
@@ -102,6 +103,21 @@ def test_the_gpu_file_adds_a_card_and_tensorrt(tmp_path: Path) -> None:
     assert service["build"]["args"] == {"EXTRAS": "[gpu]"}
     assert "tensorrt" in (REPOSITORY / "pyproject.toml").read_text().split("\ngpu = [")[1].split("]")[0]
     assert "video" in service["environment"]["NVIDIA_DRIVER_CAPABILITIES"]
+
+
+def test_the_replay_knows_every_key(tmp_path: Path) -> None:
+    """`make replay` itself needs root, mirrors and a minute: it is run by hand."""
+    code = "import json, sys; from container import check_service; [check_service(*s) for s in json.load(sys.stdin).items()]"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(services(CPU, tmp_path)),
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "docker" / "replay")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
