@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,12 +101,17 @@ class WatchedKeys(Generic[Key]):
 
 
 def _replace(path: Path, text: str) -> None:
-    """Readers see the old file or the new one, and only this user sees either."""
+    """Readers see the old file or the new one. A first one is for this user alone; later ones are for whom it was opened."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text + "\n")
         file.flush()
+        if path.exists():
+            before = path.stat()
+            if os.geteuid() == 0:
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
         os.fsync(file.fileno())
     partial.replace(path)
 

@@ -37,7 +37,9 @@ SECONDS = (
 FRAMES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 NAMED_STREAMS = 100
-"""Streams that have gauges of their own at one time; what is beyond shares the label `other`."""
+"""Streams that have gauges of their own at one time."""
+OTHER = "other"
+"""The label that those beyond share."""
 
 OUTCOMES = ("delivered", "dropped", "failed")
 
@@ -65,6 +67,7 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self._streams: set[str] = set()
+        self._others: set[str] = set()  # streams that share a label
         self._engine: tuple[str, ...] = ()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -198,14 +201,23 @@ class Metrics:
 
     def stream_label(self, stream: str) -> str:
         """What the label `stream` says of a stream: its name, or `other` where there are too many. `forget_stream` ends it."""
-        if stream not in self._streams and len(self._streams) >= NAMED_STREAMS:
-            return "other"
+        full = len(self._streams) >= NAMED_STREAMS and stream not in self._streams
+        if full or stream in self._others:
+            self._others.add(stream)
+            return OTHER
         self._streams.add(stream)
         return stream
 
     def forget_stream(self, stream: str) -> None:
-        """Removes the gauges of a stream that ended."""
+        """Removes the gauges of a stream that ended; the shared ones with the last stream that had them."""
         if stream in self._streams:
-            self._streams.discard(stream)
-            self.stream_fps.remove_by_labels({"stream": stream})
-            self.stream_latency_seconds.remove_by_labels({"stream": stream})
+            self._streams.remove(stream)
+            self._remove_gauges(stream)
+        elif stream in self._others:
+            self._others.remove(stream)
+            if not self._others:
+                self._remove_gauges(OTHER)
+
+    def _remove_gauges(self, label: str) -> None:
+        self.stream_fps.remove_by_labels({"stream": label})
+        self.stream_latency_seconds.remove_by_labels({"stream": label})

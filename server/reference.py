@@ -34,8 +34,8 @@ KEYS = """
 `fourfold keys add NAME --scope SCOPE [--expires DAYS] [--limit WHAT=N]` prints a key once; only its SHA-256 is kept,
 in the file that `FOURFOLD_API_KEYS_FILE` (or `--file`) names; `fourfold keys list` and `fourfold keys revoke NAME` do
 what they say. A running service notices within seconds. Requests show a key as `Authorization: Bearer KEY`; a
-browser's WebSocket offers the subprotocol `fourfold.bearer.KEY`. With keys, everything but `/health/live` and `/hooks/`
-asks for one.
+browser's WebSocket offers the subprotocol `fourfold.bearer.KEY`. With keys, everything asks for one but `/health/live`,
+the web page (`/` and `/web/`) and `/hooks/`, which has a secret of its own.
 
 Stream keys, for publishing to the RTMP server and playing from it, are in a file of their own, which
 `FOURFOLD_STREAM_KEYS_FILE` names: `fourfold keys stream add NAME --for publish` (or `--for play`), `list`, `revoke`. The
@@ -75,7 +75,8 @@ HTTP = """# HTTP API
 Written by `python -m server.reference` from the code; do not edit. A running service has the same as a page to try it
 out at `/docs`, and for generators at `/openapi.json`.
 
-With keys, each request but `/health/live` shows one: `Authorization: Bearer KEY`. Errors have one form and
+With keys, each request shows one: `Authorization: Bearer KEY`. Only `/health/live` and the web page (`/` and `/web/`)
+need none, and `/hooks/`, which has a secret of its own. Errors have one form and
 [a list of codes](reference.md#error-codes). Live frames go over [the WebSocket](websocket.md) at `/v1/stream`.
 """
 
@@ -94,26 +95,44 @@ def reference() -> str:
 
 def http_reference() -> str:
     """The page of routes."""
-    paths: dict[str, dict[str, Any]] = create_app(Settings.model_construct()).openapi()["paths"]
-    routes = [_route(method, path, told) for path, methods in paths.items() for method, told in methods.items()]
+    document: dict[str, Any] = create_app(Settings.model_construct()).openapi()
+    schemas = document["components"]["schemas"]
+    routes = [
+        _route(method, path, told, schemas) for path, found in document["paths"].items() for method, told in found.items()
+    ]
     return "\n".join([HTTP, *("\n".join(route) for route in routes)])
 
 
-def _route(method: str, path: str, told: dict[str, Any]) -> list[str]:
-    rows = [_parameter(parameter) for parameter in told.get("parameters", [])]
+def _route(method: str, path: str, told: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    given = told.get("parameters", [])
+    rows = [_row(one["name"], one["schema"], one.get("description", f"In the {one['in']}.")) for one in given]
     table = [*_table(["parameter", "default", "is"], rows), ""] if rows else []
     codes = ", ".join(code for code in told["responses"] if code.isdigit())
-    about = " ".join(told.get("description", "").split())
-    return [f"## {told['summary']}", "", f"`{method.upper()} {path}`", "", about, "", *table, f"Answers: {codes}.", ""]
+    body = _body(told.get("requestBody", {}).get("content", {}), schemas)
+    return [
+        *(f"## {told['summary']}", "", f"`{method.upper()} {path}`", "", told.get("description", ""), ""),
+        *(*table, *body, f"Answers: {codes}.", ""),
+    ]
 
 
-def _parameter(parameter: dict[str, Any]) -> list[str]:
-    schema = parameter["schema"]
-    bounds = [f"{word} {schema[key]}" for word, key in (("from", "minimum"), ("to", "maximum")) if key in schema]
-    about = " ".join(
-        [parameter.get("description", f"In the {parameter['in']}."), *([f"({' '.join(bounds)})"] if bounds else [])]
-    )
-    return [f"`{parameter['name']}`", f"`{schema['default']}`" if schema.get("default") not in (None, "") else "", about]
+def _body(content: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    """Types that a body may have, and the fields of those that have some."""
+    rows = []
+    for kind in content.values():
+        schema = schemas[kind["schema"]["$ref"].rpartition("/")[2]] if "$ref" in kind["schema"] else kind["schema"]
+        for name, field in schema.get("properties", {}).items():
+            rows.append(_row(name, field, field.get("description", "The file, in a form."), name in schema["required"]))
+    table = [*_table(["field", "default", "is"], rows), ""] if rows else []
+    return [f"Body: {', '.join(f'`{kind}`' for kind in content)}.", "", *table] if content else []
+
+
+def _row(name: str, schema: dict[str, Any], about: str, required: bool = False) -> list[str]:
+    """Of a parameter or a field: name, default, and what it is, with its bounds or values."""
+    kind = schema | next(iter(schema.get("anyOf", [])), {})
+    bounds = [f"{word} {kind[key]:.15g}" for word, key in (("from", "minimum"), ("to", "maximum")) if key in kind]
+    values = [*([" ".join(bounds)] if bounds else []), *([", ".join(map(str, kind["enum"]))] if "enum" in kind else [])]
+    default = "required" if required else f"`{schema['default']}`" if schema.get("default") not in (None, "") else ""
+    return [f"`{name}`", default, " ".join([about, *(f"({value})" for value in values)])]
 
 
 def _metrics() -> list[str]:

@@ -16,7 +16,7 @@ from image import Image, Player
 
 UNDERSTOOD = {"command", "environment", "read_only", "secrets", "tmpfs", "ulimits", "user", "volumes"}
 CHECKED = {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"], "read_only": True}
-LEFT_OUT = {"build", "depends_on", "deploy", "healthcheck", "image", "init", "logging", "pids_limit", "ports", "restart"}
+LEFT_OUT = {"build", "depends_on", "healthcheck", "image", "init", "logging", "mem_limit", "pids_limit", "ports", "restart"}
 LEFT_OUT |= {"stop_grace_period"}
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -56,7 +56,8 @@ class Container:
 
     @property
     def environment(self) -> dict[str, str]:
-        own = {key: str(value) for key, value in (self.service.get("environment") or {}).items()}
+        given = self.service.get("environment") or {}
+        own = {key: str(value) for key, value in given.items() if value is not None}  # None: .env says nothing of it
         return self.image.environment | own
 
     def start(self, log: Path, arguments: Sequence[str] | None = None, **environment: str | None) -> subprocess.Popen[str]:

@@ -4,10 +4,14 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from server.metrics import Metrics
+from server.relays import PASSING
 from server.settings import Settings
+from server.streams.relay_protocol import SourceReason
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker" / "prometheus"
@@ -51,6 +55,14 @@ def test_every_alert_has_its_paragraph() -> None:
     assert all(len(paragraph) > 100 for paragraph in paragraphs.values())
     linked = re.findall(r"runbook: docs/runbook\.md#(\w+)", (FOLDER / "alerts.yml").read_text())
     assert linked == [alert.lower() for alert in ALERTS]
+
+
+def test_every_reason_of_a_reconnection_is_explained() -> None:
+    (family,) = Metrics().reconnects_total.collect()
+    reasons = {sample.labels["reason"] for sample in family.samples}
+    assert reasons == {*get_args(SourceReason), *PASSING}
+    paragraph = (ROOT / "docs" / "runbook.md").read_text().partition("## FourfoldReconnects")[2].partition("\n## ")[0]
+    assert [reason for reason in reasons if f"`{reason}`" not in paragraph] == []
 
 
 def test_the_runbook_names_settings_that_there_are() -> None:

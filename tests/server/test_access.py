@@ -80,6 +80,16 @@ def test_a_key_is_printed_once_and_only_its_hash_is_kept(keys: Path) -> None:
     assert Keyring(keys).caller(key, "").scopes == {"images", "videos"}
 
 
+def test_a_file_that_is_changed_stays_open_for_whom_it_was(keys: Path) -> None:
+    add_key(keys, "studio", ["images"], None, Limits())
+    owner = (10001, 10002) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+    os.chown(keys, *owner)
+    keys.chmod(0o444)  # as `make secrets` leaves it, for the user of a container
+    assert fourfold("keys", "add", "mobile", "--scope", "images", "--file", str(keys)).returncode == 0
+    status = keys.stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o444, *owner)
+
+
 def test_list_shows_everything_but_hashes(keys: Path) -> None:
     limits = ("--limit", "streams=2", "--limit", "pixels=1000000")
     fourfold("keys", "add", "studio", "--scope", "streams", "--expires", "30", *limits, "--file", str(keys))

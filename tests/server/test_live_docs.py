@@ -1,52 +1,43 @@
-"""The commands of docs/live.md, as they stand there but for the ports and the clip."""
+"""The commands of docs/live.md, as they stand there but for the ports."""
 
-import re
-import shlex
-import subprocess
 from pathlib import Path
 
-from server.rtmp_server import RtmpServer
-from tests.support.rtmp import hook_server, live_clip, nginx_rtmp, publisher, publishes, until
+import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "live.md"
-COMMANDS = re.findall(r"```sh\n(.+?)\n```", PAGE.read_text(), re.DOTALL)
+from server.rtmp_server import free_port
+from tests.support.documents import Terminal, block, commands
+from tests.support.rtmp import hook_server, live_clip, nginx_rtmp, publishes, until
 
-
-def command(program: str, word: str, server: RtmpServer) -> list[str]:
-    """The one command of `program` that has `word` in it."""
-    (found,) = [text for text in COMMANDS if text.startswith(f"{program} ") and word in text]
-    found = found.replace("127.0.0.1:1935", f"127.0.0.1:{server.rtmp_port}")
-    return shlex.split(found.replace("127.0.0.1:8080", f"127.0.0.1:{server.http_port}"))
+PAGE = "docs/live.md"
 
 
-def said(words: list[str]) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    """With a clip to publish."""
+    (tmp_path / "demo").mkdir()
+    live_clip(tmp_path / "demo" / "clip.mp4")
+    return Terminal(tmp_path, free_port())
 
 
-def test_publishing(tmp_path: Path) -> None:
-    clip = live_clip(tmp_path / "clip.mp4")
+def test_publishing_shows_the_key(terminal: Terminal, tmp_path: Path) -> None:
     with hook_server("s") as hooks, nginx_rtmp(tmp_path / "nginx", hooks.url, "s") as server:
-        words = [str(clip) if word == "demo/clip.mp4" else word for word in command("ffmpeg", "/live/cam", server)]
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
+        terminal.ports[1935] = server.rtmp_port
+        with terminal.running(block(PAGE, "/live/cam")):
             until(lambda: publishes(server, "live/cam"), "FFmpeg publishes")
-        finally:
-            process.kill()
-            process.wait()
         assert hooks.named("publish")[0]["key"] == "KEY"
 
 
-def test_watching(tmp_path: Path) -> None:
-    clip = live_clip(tmp_path / "clip.mp4")
-    with (
-        hook_server("s") as hooks,
-        nginx_rtmp(tmp_path / "nginx", hooks.url, "s") as server,
-        publisher(clip, f"{server.rtmp_url}/upscaled/cam"),
-    ):
-        until(lambda: publishes(server, "upscaled/cam"), "published")
-        assert "h264,96,64" in said(command("ffprobe", "/upscaled/cam", server))
-        until(lambda: (server.folder / "hls" / "cam.m3u8").exists(), "HLS")
-        assert ".ts" in said(command("curl", "/hls/cam.m3u8", server))
-        assert "<name>cam</name>" in said(command("curl", "/stat", server))
+def test_from_the_secret_to_the_viewer(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.variables["FOURFOLD_MODEL"] = "bicubic"
+    make_secret, serve = commands(block(PAGE, "FOURFOLD_HOOK_SECRET_FILE=hook-secret"))
+    terminal.type(make_secret)
+    secret = (tmp_path / "hook-secret").read_text()
+    with nginx_rtmp(tmp_path / "nginx", f"http://127.0.0.1:{terminal.ports[8000]}", secret) as server:
+        terminal.ports |= {1935: server.rtmp_port, 8080: server.http_port}
+        with terminal.serving(serve), terminal.running(block(PAGE, "/live/cam")):
+            until(lambda: publishes(server, "upscaled/cam"), "the relay publishes")
+            assert "h264,1920,1080" in terminal.type(block(PAGE, "ffprobe"))
+            until(lambda: (server.folder / "hls" / "cam.m3u8").exists(), "HLS")
+            assert ".ts" in terminal.type(block(PAGE, "/hls/cam.m3u8"))
+            assert '"stream":"cam"' in terminal.type(block(PAGE, "/v1/relays"))
+            assert "<name>cam</name>" in terminal.type(block(PAGE, "8080/stat"))

@@ -7,7 +7,7 @@ from prometheus_client import generate_latest
 
 from server.api._stream_meter import SessionMeter
 from server.cards import CardState
-from server.metrics import NAMED_STREAMS, SECONDS, STEPS_DOWN, STEPS_UP, Metrics
+from server.metrics import NAMED_STREAMS, OTHER, SECONDS, STEPS_DOWN, STEPS_UP, Metrics
 from server.streams import _ladder
 from server.streams._ladder import ENGINE_BACK, ENGINE_GONE, OVERLOAD, RECOVERED
 
@@ -87,6 +87,22 @@ def test_a_stream_that_ended_makes_room() -> None:
         metrics.forget_stream(name)
         metrics.forget_stream(name)
     assert "stream-" not in text(metrics)
+
+
+def test_the_shared_gauges_go_with_the_last_stream_that_has_them() -> None:
+    metrics = Metrics()
+    names = [f"stream-{number}" for number in range(NAMED_STREAMS + 2)]
+    for name in names:
+        label = metrics.stream_label(name)
+        metrics.stream_fps.labels(label, "in").set(30)
+        metrics.stream_latency_seconds.labels(label, "p50").set(0.01)
+    for name in names[:-1]:
+        metrics.forget_stream(name)
+        metrics.forget_stream(name)
+        assert 'stream="other"' in text(metrics)
+    assert metrics.stream_label(names[-1]) == OTHER  # to its end
+    metrics.forget_stream(names[-1])
+    assert 'stream="' not in text(metrics)
 
 
 def test_the_engine_is_told_as_it_is_now() -> None:
