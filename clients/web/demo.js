@@ -37,7 +37,7 @@ export class Demo {
     byId("actual").addEventListener("click", ({ target }) => this.#actual(target));
     byId("full").addEventListener("click", () => byId("compare").requestFullscreen());
     byId("full").hidden = !document.fullscreenEnabled;
-    for (const id of ["model", "scale", "lines", "codec"]) byId(id).addEventListener("change", () => this.resume());
+    byId("settings").addEventListener("change", () => this.resume()); // after `offer` has put scale and model in accord
     this.#takeDrops();
     setInterval(() => this.#live && list(byId("meter").querySelector("dl"), liveRows(this.#live)), METER_MS);
   }

@@ -54,6 +54,16 @@ def test_model_scale_size_and_codec_change_while_it_runs(visit: Visit) -> None:
     visit.runs()
 
 
+def test_a_model_that_lacks_the_scale_comes_with_one_that_it_has(visit: Visit) -> None:
+    visit.page.select_option("#scale", "2")
+    visit.play("Use the camera")
+    visit.page.select_option("#model", "xlsr-live")
+    expect(visit.page.locator("#scale")).to_have_value("4")
+    expect(visit.figure("Model")).to_have_text(re.compile("xlsr-live|bicubic"))  # bicubic until the engine is there
+    expect(visit.page.locator("#caption")).to_contain_text("After: 1920 × 1080")
+    visit.runs()
+
+
 def test_without_webcodecs_it_is_jpeg(browser: Browser, service: RunningService) -> None:
     with visiting(browser, service.url) as visit:
         visit.page.add_init_script("delete globalThis.VideoEncoder; delete globalThis.VideoDecoder;")
