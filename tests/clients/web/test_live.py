@@ -116,6 +116,28 @@ def test_a_service_that_stalls_gets_few_frames_and_the_newest_afterwards(visit: 
     assert visit.most_under_way <= MOST_UNDER_WAY
 
 
+@pytest.mark.parametrize("when", ["while it runs", "before it begins"])
+def test_a_connection_that_says_nothing_more_is_replaced(browser: Browser, service: RunningService, when: str) -> None:
+    with visiting(browser, service.url) as visit:
+        visit.allowed.append("WebSocket")
+        visit.page.clock.install()
+        visit.open()
+        if when == "while it runs":
+            visit.play("Use the camera")
+        service.process.send_signal(signal.SIGSTOP)  # the kernel keeps its connections, and takes new ones
+        try:
+            if when == "before it begins":
+                visit.page.get_by_role("button", name="Use the camera").click()
+                expect(visit.page.locator("#status")).to_have_text("Camera: connecting.")
+            visit.page.wait_for_timeout(500)
+            visit.page.clock.fast_forward(31_000)
+            expect(visit.page.locator("#status")).to_have_text(re.compile(r"is away: nothing came for \d+ s\. Trying again\.$"))
+        finally:
+            service.process.send_signal(signal.SIGCONT)
+        expect(visit.page.locator("#status")).to_have_text("Camera: running.")
+        visit.runs()
+
+
 @pytest.fixture
 def restarted(tmp_path: Path) -> Iterator[int]:
     """A port for a service that comes back at the same address."""
