@@ -97,6 +97,21 @@ def test_a_clip_plays_and_pauses(visit: Visit, clip: Path) -> None:
     visit.runs()
 
 
+def test_a_source_that_cannot_be_opened_leaves_the_one_before(browser: Browser, service: RunningService) -> None:
+    refused = "MediaDevices.prototype.getDisplayMedia = async () => { throw new DOMException('no', 'NotAllowedError'); };"
+    with visiting(browser, service.url) as visit:
+        visit.page.add_init_script(refused)
+        visit.open()
+        visit.play("Use the camera")
+        visit.page.get_by_role("button", name="Share the screen").click()
+        expect(visit.page.get_by_role("alert").first).to_have_text("Screen: the browser was not allowed to use it.")
+        visit.page.get_by_role("button", name="Pause").click()
+        expect(visit.page.locator("#status")).to_have_text("Camera: paused.")
+        expect(visit.figure("Frames shown")).to_have_text("0.0 fps")
+        visit.page.get_by_role("button", name="Pause").click()
+        visit.runs()
+
+
 def test_what_is_no_clip_is_said(visit: Visit, tmp_path: Path) -> None:
     path = tmp_path / "broken.mp4"
     path.write_bytes(b"nothing")
