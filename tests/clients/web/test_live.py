@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, WebSocketRoute, expect
 
 from tests.support.browser import Visit, visiting
 from tests.support.clips import write
@@ -79,6 +79,31 @@ def test_a_codec_that_breaks_is_replaced(browser: Browser, service: RunningServi
         visit.open()
         visit.play("Use the camera")
         expect(visit.figure("On the wire")).to_have_text("H.264 / JPEG")
+
+
+def test_a_decoder_that_is_cut_off_from_its_stream_is_not_taken_for_broken(browser: Browser, service: RunningService) -> None:
+    held = """globalThis.hold = false;
+        const {decode} = VideoDecoder.prototype;
+        VideoDecoder.prototype.decode = function (chunk) { if (!hold) decode.call(this, chunk); };"""
+    sockets: list[WebSocketRoute] = []
+
+    def connect(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    with visiting(browser, service.url) as visit:
+        visit.page.add_init_script(held)
+        visit.page.route_web_socket(re.compile("/v1/stream"), connect)
+        visit.open()
+        visit.play("Use the camera")
+        visit.page.evaluate("hold = true")
+        expect(visit.figure("Frames shown")).to_have_text("0.0 fps")
+        sockets[0].close()
+        expect(visit.page.locator("#status")).to_contain_text("Trying again.")
+        visit.page.evaluate("hold = false")
+        visit.runs()
+        expect(visit.figure("On the wire")).to_have_text("H.264 / H.264")
+        expect(visit.figure("Dropped")).not_to_have_text("0")  # what was with the decoder
 
 
 def test_the_screen_is_upscaled_live(visit: Visit) -> None:
