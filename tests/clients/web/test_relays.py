@@ -103,7 +103,8 @@ def test_why_a_relay_is_refused_is_said(visit: Visit) -> None:
 def test_why_a_relay_is_over_is_said_and_it_can_be_removed(visit: Visit, relays: Relays) -> None:
     relays.add(target=TARGET, state="failed", error={"code": "unreachable", "message": "rtmp://edge does not answer"})
     relays.add(target=TARGET + "2", state="ended", reason="the source has ended")
-    for target, state, why in ((TARGET, "failed", "rtmp://edge does not answer"), (TARGET + "2", "ended", "the source has ended")):
+    over = ((TARGET, "failed", "rtmp://edge does not answer"), (TARGET + "2", "ended", "the source has ended"))
+    for target, state, why in over:
         card = visit.page.get_by_role("listitem").filter(has=visit.page.get_by_text(target, exact=True))
         expect(card).to_contain_text(state)
         expect(card).to_contain_text(why)
