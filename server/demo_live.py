@@ -46,9 +46,9 @@ def run_demo_live(folder: Path, model: str, seconds: float | None, say: Callable
     rtmp = RtmpServer(folder / "nginx", f"http://127.0.0.1:{service_port}", secret.read_text(), _port(1935), _port(8080))
     try:
         rtmp.start()
-        settings = {"port": service_port, "rtmp_server": rtmp.rtmp_url, "hook_secret_file": secret.absolute()}
+        settings = {"rtmp_server": rtmp.rtmp_url, "hls_url": _hls_url(rtmp), "hook_secret_file": secret.absolute()}
         with (
-            own_service(folder, model, **settings) as service,
+            own_service(folder, model, port=service_port, **settings) as service,
             _publishing(clip, f"{rtmp.rtmp_url}/live/{STREAM}") as publisher,
         ):
             _tell_addresses(rtmp, service, say)
@@ -60,9 +60,13 @@ def run_demo_live(folder: Path, model: str, seconds: float | None, say: Callable
 def _tell_addresses(rtmp: RtmpServer, service: OwnService, say: Callable[[str], None]) -> None:
     say(f"published  {rtmp.rtmp_url}/live/{STREAM}")
     say(f"upscaled   {rtmp.rtmp_url}/upscaled/{STREAM}    (ffplay -fflags nobuffer -flags low_delay …)")
-    say(f"as HLS     {rtmp.http_url}/hls/{STREAM}.m3u8")
+    say(f"as HLS     {_hls_url(rtmp)}/{STREAM}.m3u8")
     say(f"page       http://127.0.0.1:{service.port}/")
     say("Ctrl-C ends it")
+
+
+def _hls_url(rtmp: RtmpServer) -> str:
+    return f"{rtmp.http_url}/hls"
 
 
 def _watch(

@@ -1,6 +1,7 @@
 """Every setting of the service: FOURFOLD_… variables, over a TOML file named by FOURFOLD_CONFIG, over the defaults here."""
 
 import os
+import re
 import tomllib
 from difflib import get_close_matches
 from ipaddress import ip_address
@@ -30,6 +31,8 @@ Names = Annotated[
 EngineName = Literal["auto", "tensorrt", "torch", "onnxruntime-cuda", "openvino", "onnxruntime"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
+_WEB_FOLDER = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?(/[\w.~-]+)*/?", re.ASCII)
+
 
 def _known_model(name: str) -> str:
     names = ["auto", *dict.fromkeys(model.name for model in MODELS)]
@@ -55,7 +58,14 @@ def _server(url: str) -> str:
     return url.rstrip("/")
 
 
+def _web_folder(url: str) -> str:
+    if not _WEB_FOLDER.fullmatch(url):
+        raise ValueError("input should be like https://media.example.com/hls, without user, password or query")
+    return url.rstrip("/")
+
+
 Patterns = Annotated[Names, AfterValidator(_patterns)]
+WebFolder = Annotated[str, AfterValidator(_web_folder)]
 RtmpServer = Annotated[str, AfterValidator(_server)]
 
 
@@ -125,6 +135,11 @@ class Settings(BaseSettings):
     rtmp_server: RtmpServer = Field(
         "rtmp://127.0.0.1:1935",
         description="RTMP server whose streams are upscaled, as this service reaches it; relays may always use it.",
+    )
+    hls_url: WebFolder | None = Field(
+        None,
+        description="Where browsers find the HLS of rtmp_server, such as https://media.example.com/hls; "
+        "by default http://HOST:8080/hls with the HOST of the page.",
     )
     hook_secret_file: File | None = _secret(
         None, "File of the secret that the RTMP server shows with its calls; without it only a service on loopback takes them."

@@ -21,8 +21,8 @@ export class Demo {
   #notices;
   #live = null;
   #source = null;
-  #file = null; // of the picture
-  #link = null; // to the result
+  #file = null; // the picture that was chosen
+  #shown = null; // the picture that is shown, with the link to its result
   #turn = 0; // counts what was chosen: answers to what was chosen before are forgotten
 
   /** @param {{tell(words), fail(error)}} notices where words and errors are shown */
@@ -32,20 +32,23 @@ export class Demo {
     byId("file").addEventListener("change", ({ target }) => target.files[0] && this.#open(target.files[0]).then(() => (target.value = "")));
     byId("camera").addEventListener("click", () => this.#play(openCamera));
     byId("screen").addEventListener("click", () => this.#play(openScreen));
-    byId("stop").addEventListener("click", () => this.#stop(""));
+    byId("stop").addEventListener("click", () => {
+      this.#turn += 1; // what is under way is not wanted any more
+      this.#stop("");
+    });
     byId("pause").addEventListener("click", () => this.#pause());
     byId("actual").addEventListener("click", ({ target }) => this.#actual(target));
     byId("full").addEventListener("click", () => byId("compare").requestFullscreen());
     byId("full").hidden = !document.fullscreenEnabled;
-    for (const id of ["model", "scale", "lines", "codec"]) byId(id).addEventListener("change", () => this.resume());
+    byId("settings").addEventListener("change", () => this.resume()); // after `offer` has put scale and model in accord
     this.#takeDrops();
     setInterval(() => this.#live && list(byId("meter").querySelector("dl"), liveRows(this.#live)), METER_MS);
   }
 
   /** Goes on with what is chosen now: after a change, or once there is a key. */
   resume() {
-    if (this.#live) this.#live.change(this.#wanted());
-    else if (this.#file) this.#upscale();
+    this.#live?.change(this.#wanted());
+    if (this.#file) this.#upscale();
   }
 
   #wanted() {
@@ -57,8 +60,9 @@ export class Demo {
     return file.type.startsWith("video/") ? this.#play(() => openClip(file)) : this.#picture(file);
   }
 
+  /** What is shown goes on until there is something else to show. */
   async #play(open) {
-    const turn = this.#begin();
+    const turn = ++this.#turn;
     let source;
     try {
       source = await open();
@@ -66,6 +70,7 @@ export class Demo {
       return this.#notices.fail(error);
     }
     if (turn !== this.#turn) return source.close();
+    this.#end();
     this.#source = source;
     source.onended = () => this.#stop(`${source.name} has ended.`);
     this.#notices.tell(`${source.name}: connecting.`);
@@ -87,25 +92,40 @@ export class Demo {
   }
 
   #picture(file) {
-    this.#begin();
     this.#file = file;
     return this.#upscale();
   }
 
   async #upscale() {
     const turn = ++this.#turn;
-    this.#notices.tell(`${this.#file.name}: being upscaled.`);
+    const file = this.#file;
+    this.#notices.tell(`${file.name}: being upscaled.`);
+    let result;
     try {
-      const result = await upscale(this.#file, this.#wanted());
-      if (turn !== this.#turn) return;
-      this.#draw(result.before, result.after, result.after.width, result.after.height);
-      this.#offerResult(result.blob);
-      this.#show({ live: false });
-      list(byId("meter").querySelector("dl"), pictureRows(result));
-      this.#notices.tell(`${this.#file.name}: upscaled by ${result.about.model}.`);
+      result = await upscale(file, this.#wanted());
     } catch (error) {
-      if (turn === this.#turn) this.#notices.fail(error);
+      if (turn === this.#turn) this.#refused(error);
+      return;
     }
+    if (turn === this.#turn) this.#present(file, result);
+    for (const picture of [result.before, result.after]) picture.close();
+  }
+
+  #refused(error) {
+    if (this.#live || this.#shown) this.#file = this.#shown?.file ?? null; // else it is tried again, such as with a key
+    this.#notices.fail(error);
+  }
+
+  #present(file, result) {
+    this.#end();
+    this.#file = file;
+    this.#shown = { file, link: URL.createObjectURL(result.blob) };
+    this.#draw(result.before, result.after, result.after.width, result.after.height);
+    const name = file.name.replace(/\.[^.]*$/, "");
+    Object.assign(byId("save"), { href: this.#shown.link, download: `${name}-x${byId("scale").value}.png` });
+    this.#show({ live: false });
+    list(byId("meter").querySelector("dl"), pictureRows(result));
+    this.#notices.tell(`${file.name}: upscaled by ${result.about.model}.`);
   }
 
   #draw(before, after, width, height) {
@@ -116,23 +136,15 @@ export class Demo {
     for (const id of ["compare", "caption"]) byId(id).hidden = false;
   }
 
-  #offerResult(blob) {
-    this.#link = URL.createObjectURL(blob);
-    const name = this.#file.name.replace(/\.[^.]*$/, "");
-    Object.assign(byId("save"), { href: this.#link, download: `${name}-x${byId("scale").value}.png` });
-  }
-
-  /** Ends what was there. */
-  #begin() {
+  /** Ends what is shown. */
+  #end() {
     this.#live?.close();
-    this.#live = this.#source = this.#file = null;
-    if (this.#link) URL.revokeObjectURL(this.#link);
-    this.#link = null;
-    return ++this.#turn;
+    if (this.#shown) URL.revokeObjectURL(this.#shown.link);
+    this.#live = this.#source = this.#file = this.#shown = null;
   }
 
   #stop(words) {
-    this.#begin();
+    this.#end();
     for (const id of ["compare", "caption", "view-tools", "meter"]) byId(id).hidden = true;
     byId("drop").hidden = false;
     byId("choose").focus();

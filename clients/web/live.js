@@ -100,6 +100,9 @@ export class Live {
   #ready({ model, engine, precision }, first) {
     Object.assign(this.about, { model, engine, precision });
     if (!first) return; // only the size has changed
+    this.#run += 1; // what the decoder still holds is of the connection before
+    this.meter.drops.lost += this.#held;
+    this.#held = 0;
     this.#encoder.restart();
     this.#decoder.restart();
     this.#tell.state("running");

@@ -20,7 +20,7 @@ export function offer(models, modelSelect, scaleSelect) {
     for (const option of scaleSelect.options) option.disabled = !scales.includes(Number(option.value));
     if (scales.length && scaleSelect.selectedOptions[0].disabled) scaleSelect.value = String(Math.max(...scales));
   };
-  modelSelect.addEventListener("change", limit);
+  modelSelect.onchange = limit; // in the place of the one for the models that there were before
   limit();
 }
 

@@ -3,13 +3,15 @@
 import { byId, say } from "./dom.js";
 
 const HLS = "application/vnd.apple.mpegurl";
-const HLS_PORT = 8080; // see server/api/web.py
 const RETRY_MS = 3000;
 
-/** Where the RTMP server offers the stream that was sent to `target`. */
+/** Where the RTMP server offers HLS: what FOURFOLD_HLS_URL says, or its usual port on the host of the page. */
+const FOLDER = document.querySelector("meta[name=fourfold-hls]").content || `http://${location.hostname}:8080/hls`;
+
+/** The address of the stream that was sent to `target`. */
 export function hlsAddress(target) {
   const name = new URL(target.replace(/^rtmps?:/, "http:")).pathname.split("/").filter(Boolean).at(-1);
-  return `${location.protocol}//${location.hostname}:${HLS_PORT}/hls/${name}.m3u8`;
+  return `${FOLDER}/${name}.m3u8`;
 }
 
 export class Player {

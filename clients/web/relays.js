@@ -6,6 +6,7 @@ import { call, wordsOf } from "./service.js";
 
 const POLL_MS = 1000;
 const SLOW_POLL_MS = 5000; // while there is nothing to be had
+const PAGE = 1000; // relays in one answer, at most
 
 export class Relays {
   #cards = new Map(); // by the relay's id
@@ -37,10 +38,11 @@ export class Relays {
     clearTimeout(this.#timer);
     let wait = POLL_MS;
     try {
-      if (!document.hidden) this.#render((await (await call("v1/relays")).json()).relays);
+      if (!document.hidden) this.#render(await allRelays());
     } catch (error) {
       wait = SLOW_POLL_MS;
       this.#fail(error);
+      if (error.code === "unauthorized") return clearTimeout(this.#timer); // until there is a key
     }
     clearTimeout(this.#timer); // another call may have set one meanwhile
     if (this.#shown) this.#timer = setTimeout(() => this.#poll(), wait);
@@ -56,7 +58,7 @@ export class Relays {
 
   #render(relays) {
     byId("relay-form").hidden = false;
-    say(byId("relays-note"), relays.length ? "" : "No relay is running.");
+    say(byId("relays-note"), relays.some((relay) => !isOver(relay)) ? "" : "No relay is running.");
     this.#update(relays);
   }
 
@@ -78,14 +80,15 @@ export class Relays {
     const heading = element("h2");
     heading.append(element("span", relay.target), element("span", "", { className: "state" }));
     const tools = element("div", "", { className: "tools" });
-    const play = element("button", "Play", { type: "button" });
-    const stop = element("button", "Stop", { type: "button", className: "quiet" });
+    const play = element("button", "Play", { type: "button", className: "play" });
+    const stop = element("button", "Stop", { type: "button", className: "stop quiet" });
     play.setAttribute("aria-label", `Play ${relay.target}`);
-    stop.setAttribute("aria-label", `Stop ${relay.target}`);
     play.addEventListener("click", () => this.#player.open(relay));
-    stop.addEventListener("click", () => this.#stop(relay, stop));
+    stop.addEventListener("click", () => this.#stop(relay, card, stop));
     tools.append(play, stop);
-    card.append(heading, element("p", `from ${relay.source}`, { className: "caption" }), element("dl"), tools);
+    const [source, why] = [`from ${relay.source}`, ""].map((text) => element("p", text, { className: "caption" }));
+    why.classList.add("why");
+    card.append(heading, source, why, element("dl"), tools);
     byId("relay-list").append(card);
     this.#cards.set(relay.id, card);
   }
@@ -100,6 +103,7 @@ export class Relays {
       const headers = { "Content-Type": "application/json" };
       await call("v1/relays", { method: "POST", body: JSON.stringify(wanted), headers });
       event.target.reset();
+      model.dispatchEvent(new Event("change")); // a reset is none: see `offer` in models.js
     } catch (error) {
       say(byId("relay-form-error"), wordsOf(error));
       if (error.code === "unauthorized") this.#refused(error);
@@ -107,8 +111,9 @@ export class Relays {
     this.#poll();
   }
 
-  async #stop({ id, target }, button) {
-    if (!confirm(`Stop the relay to ${target}? Its viewers will see it end.`)) return;
+  async #stop({ id, target }, card, button) {
+    const over = card.classList.contains("over");
+    if (!over && !confirm(`Stop the relay to ${target}? Its viewers will see it end.`)) return;
     button.disabled = true;
     try {
       await call(`v1/relays/${encodeURIComponent(id)}`, { method: "DELETE" });
@@ -120,10 +125,32 @@ export class Relays {
   }
 }
 
+/** All pages of the list. */
+async function allRelays() {
+  const found = [];
+  const query = new URLSearchParams({ limit: PAGE });
+  for (;;) {
+    const { relays, next } = await (await call(`v1/relays?${query}`)).json();
+    found.push(...relays);
+    if (!next) return found;
+    query.set("cursor", next);
+  }
+}
+
+function isOver({ state }) {
+  return state === "ended" || state === "failed";
+}
+
 function fill(card, relay) {
-  const state = card.querySelector(".state");
+  const [state, play, stop] = ["state", "play", "stop"].map((name) => card.querySelector(`.${name}`));
+  const over = isOver(relay);
+  card.classList.toggle("over", over);
   say(state, relay.state);
   state.dataset.state = relay.state;
+  say(card.querySelector(".why"), relay.error?.message ?? relay.reason ?? "");
+  play.hidden = over;
+  say(stop, over ? "Remove" : "Stop");
+  stop.setAttribute("aria-label", `${stop.textContent} ${relay.target}`);
   const drops = Object.entries(relay.drops ?? {}).filter(([, count]) => count);
   const total = drops.reduce((sum, [, count]) => sum + count, 0);
   list(card.querySelector("dl"), [

@@ -7,6 +7,11 @@ import { END, KEYFRAME, packFrame, parseFrame } from "./wire.js";
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 5000;
 
+// How long nothing may come, until a connection counts as lost.
+const CONNECT_MS = 10_000;
+const READY_MS = 120_000; // the service may have to compile an engine before its first word
+const SILENCE_MS = 30_000; // afterwards it speaks at least once a second
+
 /** Another try makes sense after these; after any other code the same would be refused again. */
 const PASSING = new Set([
   ...["away", "bad_output", "busy", "crashed", "engine_timeout", "engine_unavailable", "gpu_oom", "internal"],
@@ -15,7 +20,7 @@ const PASSING = new Set([
 
 export class Session {
   #socket = null;
-  #timer = 0;
+  #timer = 0; // of the next try, or of the silence
   #waitMs = FIRST_WAIT_MS;
   #ended = false;
   #sequence = 0;
@@ -67,13 +72,31 @@ export class Session {
     let opened = false;
     socket.onopen = () => {
       opened = true;
+      this.#await(READY_MS);
       socket.send(JSON.stringify(this.#start));
     };
-    socket.onmessage = ({ data }) => this.#ended || (typeof data === "string" ? this.#hear(JSON.parse(data)) : this.#receive(data));
+    socket.onmessage = ({ data }) => {
+      if (this.#ended) return;
+      this.#await(SILENCE_MS);
+      if (typeof data === "string") this.#hear(JSON.parse(data));
+      else this.#receive(data);
+    };
     socket.onclose = () => this.#ended || this.#closed(opened);
     this.#socket = socket;
     this.#sequence = 0;
     this.#error = null;
+    this.#await(CONNECT_MS);
+  }
+
+  /** Gives the connection up unless something comes in time. */
+  #await(ms) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#error ??= new ServiceError("away", `nothing came for ${ms / 1000} s.`);
+      this.#socket.onclose = null; // it comes late or never where nobody answers
+      this.#socket.close();
+      this.#closed(true);
+    }, ms);
   }
 
   #hear(words) {
@@ -113,6 +136,7 @@ export class Session {
   }
 
   async #closed(opened) {
+    clearTimeout(this.#timer);
     this.#lose();
     const error = this.#error ?? (await this.#reason(opened));
     if (this.#ended) return;
@@ -129,7 +153,7 @@ export class Session {
   /** Why a socket closed without a word: browsers do not show the answer to a refused handshake, so another request asks. */
   async #reason(opened) {
     try {
-      await call("v1/models");
+      await call("v1/models", { signal: AbortSignal.timeout(CONNECT_MS) });
     } catch (error) {
       return error;
     }

@@ -8,17 +8,24 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.api._dependencies import service_of
+
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 HLS_PORT = 8080
-"""Where the RTMP server offers HLS, on the host of the page."""
+"""Where the RTMP server offers HLS, on the host of the page, unless a setting says otherwise."""
+
+_HLS_PLACE = b'<meta name="fourfold-hls" content="">'
+"""Of index.html; the setting is filled in."""
 
 _HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
 
@@ -42,15 +49,14 @@ def _folder() -> Path:
     return installed if installed.is_dir() else server.parent / "clients" / "web"
 
 
-def _asset(path: Path) -> Asset:
-    body = path.read_bytes()
-    return Asset(body, TYPES[path.suffix], f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+def _asset(body: bytes, media_type: str) -> Asset:
+    return Asset(body, media_type, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
-def _policy(request: Request) -> str:
-    """The Content-Security-Policy: this host alone, and its HLS port for the video of a relay."""
+def _policy(request: Request, hls_url: str | None) -> str:
+    """The Content-Security-Policy: this host alone, and the one that has the video of a relay."""
     host = _HOST.fullmatch(request.headers.get("host", ""))
-    hls = f" http://{host[1]}:{HLS_PORT} https://{host[1]}:{HLS_PORT}" if host else ""
+    hls = _origin(hls_url) if hls_url else f" http://{host[1]}:{HLS_PORT}" if host else ""
     return "; ".join(
         (
             "default-src 'none'",
@@ -66,17 +72,31 @@ def _policy(request: Request) -> str:
     )
 
 
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f" {parts.scheme}://{parts.netloc}"
+
+
 def _sockets(host: re.Match[str] | None) -> str:
     """WebSockets of this host, for browsers whose 'self' does not include them."""
     return f" ws://{host[0]} wss://{host[0]}" if host else ""
 
 
-def _handler(asset: Asset) -> Callable[[Request], Awaitable[Response]]:
+def _handler(path: Path) -> Callable[[Request], Awaitable[Response]]:
+    body, media_type = path.read_bytes(), TYPES[path.suffix]
+
+    @cache
+    def filled(hls_url: str | None) -> Asset:
+        place = _HLS_PLACE.replace(b'""', f'"{hls_url or ""}"'.encode())
+        return _asset(body.replace(_HLS_PLACE, place), media_type)
+
     async def handler(request: Request) -> Response:
+        hls_url = service_of(request).settings.hls_url
+        asset = filled(hls_url)
         headers = {
             "ETag": asset.etag,
             "Cache-Control": "no-cache",  # kept by browsers, and asked for again at each visit: 304 if it is the same
-            "Content-Security-Policy": _policy(request),
+            "Content-Security-Policy": _policy(request, hls_url),
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
         }
@@ -110,4 +130,4 @@ PATHS = tuple(_PAGE)
 
 router = APIRouter()
 for _path, _file in (_PAGE | _docs_files()).items():
-    router.add_route(_path, _handler(_asset(_file)), include_in_schema=False)
+    router.add_route(_path, _handler(_file), include_in_schema=False)

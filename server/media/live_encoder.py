@@ -170,6 +170,8 @@ _X264 = {
     "preset": "ultrafast",
     "tune": "zerolatency",
     "forced-idr": "1",
-    "x264-params": "8x8dct=1:deblock=0,0:nal-hrd=cbr",
+    # Filler makes the rate constant. nal-hrd=cbr would, too, but its SEI refers to parameter sets, which nginx writes after it
+    # into HLS: Chromium's player fails on that.
+    "x264-params": "8x8dct=1:deblock=0,0:filler=1",
 }
 _NVENC = {"preset": "p3", "tune": "ull", "rc": "cbr", "forced-idr": "1", "delay": "0", "zerolatency": "1"}

@@ -66,6 +66,12 @@ def test_the_address_comes_from_the_environment(service: RunningService, monkeyp
         assert client.models()
 
 
+def test_a_client_may_be_closed_twice(service: RunningService) -> None:
+    with Client(service.url) as client:
+        client.close()
+    client.close()
+
+
 def test_both_clients_offer_the_same() -> None:
     def names(kind: type) -> set[str]:
         return {name for name in vars(kind) if not name.startswith("_")} - {"aclose", "close"}

@@ -1,7 +1,6 @@
 """Live frames through the real service: formats, order, back-pressure, and what is told beside them."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from tests.support.clips import gradient, write
 from tests.support.live import H264Decoder, H264Encoder, decode, encode, plain, psnr
 from tests.support.service import RunningService
 
-CLIP_SECONDS = int(os.environ.get("FOURFOLD_CLIP_SECONDS", "20"))
-"""Of the long clip; its frames come as fast as they are taken."""
+CLIP_FRAMES = 1800
+"""Of the long clip: a minute; they come as fast as they are taken."""
 
 FORMATS: list[Format] = ["jpeg", "png", "rgb24", "yuv420p"]
 
@@ -72,8 +71,7 @@ def test_h264_begins_with_a_keyframe(service: RunningService) -> None:
 @pytest.mark.anyio
 async def test_a_long_clip_frame_by_frame_loses_none(service: RunningService, tmp_path: Path) -> None:
     """Decoded here, upscaled there; each answer is compared with its own frame."""
-    count = CLIP_SECONDS * 30
-    clip = write(tmp_path / "clip.mp4", width=96, height=54, rate=30, frames=count, codec="libx264")
+    clip = write(tmp_path / "clip.mp4", width=96, height=54, rate=30, frames=CLIP_FRAMES, codec="libx264")
 
     def frames() -> Iterator[InputFrame]:
         with av.open(str(clip)) as video:
@@ -91,7 +89,7 @@ async def test_a_long_clip_frame_by_frame_loses_none(service: RunningService, tm
             luma = answer.array()[:108].reshape(54, 2, 96, 2).mean((1, 3))
             assert np.abs(luma - gradient(96, 54, seen)[:54]).mean() < 12  # the next frame's differs by more: see below
             seen += 1
-    assert seen == count
+    assert seen == CLIP_FRAMES
     assert np.abs(gradient(96, 54, 0)[:54].astype(int) - gradient(96, 54, 4)[:54]).mean() > 20
 
 
@@ -159,6 +157,16 @@ def test_what_the_source_raises_comes_out(service: RunningService) -> None:
 
     with Client(service.url) as client, pytest.raises(OSError, match="camera"):
         list(client.stream(frames(), model="bicubic", late="keep"))
+
+
+@pytest.mark.timeout(60)
+def test_a_source_that_cannot_begin_is_told(service: RunningService) -> None:
+    class Camera:
+        def __iter__(self) -> Iterator[bytes]:
+            raise OSError("there is no camera")
+
+    with Client(service.url) as client, pytest.raises(OSError, match="no camera"):
+        list(client.stream(Camera(), model="bicubic"))
 
 
 @pytest.mark.anyio

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from urllib.request import Request, urlopen
 import av
 import pytest
 
-from fourfold_client import AsyncClient, Client, InvalidInputError, NotFoundError, VideoProgress
+from fourfold_client import AsyncClient, Client, ConnectionLostError, InvalidInputError, NotFoundError, VideoProgress, _video
 from tests.support.clips import write
 from tests.support.scripted import Answer, scripted
 from tests.support.service import RunningService
@@ -89,6 +90,31 @@ def test_ctrl_c_cancels_the_job(service: RunningService, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["small.mp4"]
 
 
+def test_what_the_callback_raises_at_the_end_of_the_upload_leaves_no_job(tmp_path: Path) -> None:
+    """The server must not have been given the last piece: it would make a job of it."""
+    source, given = tmp_path / "small.mp4", list[int]()
+    source.write_bytes(bytes(3 << 20))
+
+    def progress(news: VideoProgress) -> None:
+        if news.fraction == 1:
+            raise RuntimeError("enough")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        reader = threading.Thread(target=lambda: given.append(read_to_the_end(server)))
+        reader.start()
+        with Client(f"http://127.0.0.1:{server.getsockname()[1]}") as client, pytest.raises(RuntimeError, match="enough"):
+            client.upscale_video(source, tmp_path / "large.mp4", progress=progress)
+        reader.join(60)
+    assert 0 < given[0] < source.stat().st_size
+
+
+def read_to_the_end(server: socket.socket) -> int:
+    """Bytes of all that a client sends before it hangs up."""
+    connection, _ = server.accept()
+    with connection:
+        return sum(map(len, iter(lambda: connection.recv(1 << 16), b"")))
+
+
 def test_what_the_callback_raises_ends_the_job(service: RunningService, tmp_path: Path) -> None:
     def progress(news: VideoProgress) -> None:
         if news.phase != "uploading":
@@ -139,3 +165,14 @@ def test_a_download_goes_on_where_it_was_cut(tmp_path: Path) -> None:
         client.upscale_video(tmp_path / "small.mp4", tmp_path / "large.mp4")
         assert [headers.get("Range") for headers in server.headers] == [None, None, None, "bytes=6-", "bytes=6-", None]
     assert (tmp_path / "large.mp4").read_bytes() == b"first second"
+
+
+def test_the_patience_of_a_download_begins_anew_with_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_video, "AWAY_SECONDS", 0.0)
+    (tmp_path / "small.mp4").write_bytes(b"video")
+    cut = [Answer(200 + 6 * bool(at), b"piece ", {"ETag": '"tag"', "Content-Length": str(24 - at)}) for at in (0, 6, 12)]
+    script = [Answer(202, JOB), Answer(200, JOB), *cut, Answer(502, b""), Answer(502, b""), Answer(204, b"")]
+    with scripted(script) as server, Client(server.url, retries=0) as client:
+        with pytest.raises(ConnectionLostError):
+            client.upscale_video(tmp_path / "small.mp4", tmp_path / "large.mp4")
+        assert [headers.get("Range") for headers in server.headers][2:] == [None, "bytes=6-", "bytes=12-", "bytes=18-", None]

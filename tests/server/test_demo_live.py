@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 from tests.support.rtmp import until
 
@@ -41,6 +42,10 @@ def test_until_it_is_interrupted(tmp_path: Path) -> None:
     try:
         until(lambda: "Ctrl-C ends it" in (tmp_path / "said").read_text() or demo.poll() is not None, "the demo has started")
         started = descendants(demo.pid)
+        told = (tmp_path / "said").read_text()
+        [hls], [page] = re.findall(r"as HLS +(\S+)/demo\.m3u8", told), re.findall(r"page +(\S+)", told)
+        with urlopen(page, timeout=10) as answer:
+            assert f'<meta name="fourfold-hls" content="{hls}">' in answer.read().decode()
         os.kill(demo.pid, signal.SIGINT)
         assert demo.wait(60) == 130, (tmp_path / "said").read_text()
     finally:

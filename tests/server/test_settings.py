@@ -84,6 +84,12 @@ def test_data_lies_where_the_desktop_rules_say(tmp_path: Path, monkeypatch: pyte
         ("FOURFOLD_ALLOW_ANONYMOUS", "perhaps", ("FOURFOLD_ALLOW_ANONYMOUS", "perhaps", "boolean")),
         ("FOURFOLD_ENGINE", "steam", ("FOURFOLD_ENGINE", "steam", "openvino")),
         ("FOURFOLD_MODEL", "magic", ("FOURFOLD_MODEL", "magic", "xlsr, swift-srgan")),
+        (
+            "FOURFOLD_HLS_URL",
+            "https://a.example/; script-src *",
+            ("FOURFOLD_HLS_URL", "script-src", "without user, password or query"),
+        ),
+        ("FOURFOLD_HLS_URL", "media.example/hls", ("FOURFOLD_HLS_URL", "media.example/hls", "without user, password or query")),
         ("FOURFOLD_MAX_STREAM", "3", ("FOURFOLD_MAX_STREAM ", "did you mean FOURFOLD_MAX_STREAMS?")),
         ("FOURFOLD_COLOUR_OF_THE_SKY", "blue", ("FOURFOLD_COLOUR_OF_THE_SKY", "no setting")),
         ("FOURFOLD_CONFIG", "/nowhere.toml", ("FOURFOLD_CONFIG", "/nowhere.toml", "No such file")),

@@ -1,14 +1,18 @@
 """The files of the web page and of the documentation, as any client gets them."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from server.api import web
+from server.app import create_app
 from server.keyfile import Limits, add_key
+from server.settings import Settings
 from tests.support.service import RunningService, running_service
 
 HERE = Path(__file__).parents[2] / "clients" / "web"
@@ -60,7 +64,21 @@ def test_the_policy_lets_nothing_in_from_outside(guarded: RunningService, path: 
     assert rules["default-src"] == rules["base-uri"] == rules["frame-ancestors"] == rules["form-action"] == ["'none'"]
     assert rules["script-src"] == rules["style-src"] == ["'self'"]
     assert rules["connect-src"] == ["'self'", "ws://video.example:8443", "wss://video.example:8443"]
-    assert rules["media-src"] == ["'self'", "blob:", "http://video.example:8080", "https://video.example:8080"]
+    assert rules["media-src"] == ["'self'", "blob:", "http://video.example:8080"]
+
+
+@pytest.mark.anyio
+async def test_the_page_plays_hls_from_where_the_setting_says(tmp_path: Path) -> None:
+    async def page(**settings: Any) -> httpx.Response:
+        app = await asyncio.to_thread(create_app, Settings(data_folder=tmp_path, **settings))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            return await client.get("/")
+
+    plain, told = await page(), await page(hls_url="https://media.example:8443/a/hls/")
+    assert '<meta name="fourfold-hls" content="">' in plain.text
+    assert '<meta name="fourfold-hls" content="https://media.example:8443/a/hls">' in told.text
+    assert "media-src 'self' blob: https://media.example:8443;" in told.headers["Content-Security-Policy"]
+    assert told.headers["ETag"] != plain.headers["ETag"]
 
 
 def test_a_forged_host_does_not_get_into_the_policy(guarded: RunningService) -> None:

@@ -22,10 +22,10 @@ FLAGS = (
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 667}
 
 
-def launch(playwright: Playwright) -> Browser:
+def launch(playwright: Playwright, *flags: str) -> Browser:
     """The system's Chromium, with a camera that shows moving shapes and nothing that it asks of its maker."""
     expect.set_options(timeout=WAIT_MS)
-    return playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=WAIT_MS)
+    return playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags], timeout=WAIT_MS)
 
 
 class Visit:

@@ -117,6 +117,7 @@ def running_rig(folder: Path, **settings: Any) -> Iterator[Rig]:
     secret_file.write_text(secret)
     with nginx_rtmp(folder / "nginx", f"http://127.0.0.1:{port}", secret) as nginx:
         known = {"port": port, "rtmp_server": nginx.rtmp_url, "hook_secret_file": secret_file}
+        known["hls_url"] = f"{nginx.http_url}/hls"
         with running_service(folder, **PATIENT | known | settings) as service:
             yield Rig(service, nginx, folder)
 

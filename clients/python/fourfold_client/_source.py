@@ -4,7 +4,7 @@ One frame is taken at a time, when it is asked for: whoever makes frames is held
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
@@ -46,11 +46,16 @@ class _Puller:
         self._wanted.put(None)
 
     def _work(self) -> None:
-        iterator = iter(self._frames)
+        iterator = _each(self._frames)
         with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
             while (future := self._wanted.get()) is not None:
                 item, error = _next(iterator)
                 self._loop.call_soon_threadsafe(_resolve, future, item, error)
+
+
+def _each(frames: Iterable[Any]) -> Iterator[Any]:
+    """What `iter(frames)` raises comes at the first frame."""
+    yield from frames
 
 
 def _next(iterator: Any) -> tuple[Any, Exception | None]:

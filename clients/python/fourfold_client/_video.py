@@ -85,9 +85,9 @@ class VideoTask:
         sent = 0
         while piece := await asyncio.to_thread(file.read, BLOCK_BYTES):
             sent += len(piece)
+            self._progress(VideoProgress("uploading", sent / size))  # before the last piece: what it raises leaves no job
             self._uploaded = sent >= size
             yield piece
-            self._progress(VideoProgress("uploading", sent / size))
 
     async def _retract(self, posting: "asyncio.Task[str]") -> None:
         with suppress(FourfoldError, asyncio.CancelledError, asyncio.TimeoutError):
@@ -125,16 +125,23 @@ class VideoTask:
                     await asyncio.to_thread(file.write, piece)
                     self._progress(VideoProgress("downloading", file.tell() / whole))
 
-        await self._patiently(attempt)
+        await self._patiently(attempt, file.tell)
 
-    async def _patiently(self, attempt: Callable[[], Any]) -> Any:
-        """Does something again until it works, while the service is away for a while."""
-        began, number = time.monotonic(), 0
+    async def _patiently(self, attempt: Callable[[], Any], position: Callable[[], int] = lambda: 0) -> Any:
+        """Does something again until it works, while the service is away for a while.
+
+        Args:
+            attempt: what is done.
+            position: how far it has come; where it comes further, the service was not away.
+        """
+        began, number, furthest = time.monotonic(), 0, position()
         while True:
             try:
                 return await attempt()
             except ConnectionLostError:
-                if time.monotonic() - began > AWAY_SECONDS:
+                if position() > furthest:
+                    began, number, furthest = time.monotonic(), 0, position()
+                elif time.monotonic() - began > AWAY_SECONDS:
                     raise
             await asyncio.sleep(delay_seconds(number))
             number += 1

@@ -49,10 +49,12 @@ class _Portal:
             ended.wait(CLEANUP_SECONDS)
             raise
 
+    @property
+    def closed(self) -> bool:
+        return self._loop.is_closed()
+
     def close(self) -> None:
         """Ends the thread."""
-        if self._loop.is_closed():
-            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
@@ -164,7 +166,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends its streams, its connections and its thread."""
+        """Ends its streams, its connections and its thread; once is enough."""
+        if self._portal.closed:
+            return
         self._portal.call(self._twin.aclose())
         self._portal.close()
 

@@ -70,6 +70,23 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_this_tab_only(visit: Visit, gua
     assert page.evaluate("() => sessionStorage.length") == 0
 
 
+def test_relays_ask_for_a_key_once_and_come_with_it(visit: Visit, guarded: Guarded) -> None:
+    page = visit.page
+    asked: list[str] = []
+    page.on("request", lambda request: "/v1/relays" in request.url and asked.append(request.url))
+    page.clock.install()
+    page.evaluate("location.hash = '#/relays'")
+    dialog = page.get_by_role("dialog")
+    expect(page.locator("#relays-note")).to_contain_text("An API key is needed: ")
+    dialog.get_by_role("button", name="Cancel").click()
+    page.clock.run_for(12_000)
+    expect(dialog).to_be_hidden()
+    assert len(asked) == 1
+    page.get_by_role("button", name="API key").click()
+    enter(visit, guarded.key)
+    expect(page.locator("#relays-note")).to_have_text("No relay is running.")
+
+
 def test_a_key_without_the_scope_is_refused_in_words(visit: Visit, guarded: Guarded) -> None:
     enter(visit, guarded.pictures_only)
     expect(visit.page.get_by_role("dialog")).to_be_hidden()

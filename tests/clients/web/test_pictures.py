@@ -4,10 +4,11 @@ import base64
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import Visit
+from tests.support.browser import Visit, visiting
 from tests.support.pictures import encoded, ramp
+from tests.support.service import RunningService
 
 SIZE = (96, 64)
 
@@ -55,6 +56,43 @@ def test_a_picture_is_upscaled_again_when_the_settings_change(visit: Visit, pict
     visit.page.get_by_role("button", name="Close").click()
     expect(visit.page.get_by_text("Drop a picture or a clip here")).to_be_visible()
     expect(visit.page.locator("#compare")).to_be_hidden()
+
+
+def test_pictures_that_are_replaced_take_no_memory(browser: Browser, service: RunningService, picture: Path) -> None:
+    count = """globalThis.held = 0;
+        const {createImageBitmap: decode} = globalThis;
+        globalThis.createImageBitmap = async (...all) => { const made = await decode(...all); held += 1; return made; };
+        const counts = (owner, name, by) => { const plain = owner[name];
+            owner[name] = function (...all) { held += by; return plain.apply(this, all); }; };
+        counts(ImageBitmap.prototype, "close", -1);
+        counts(URL, "createObjectURL", 1);
+        counts(URL, "revokeObjectURL", -1);"""
+    with visiting(browser, service.url) as visit:
+        visit.allowed.append("422")
+        visit.page.add_init_script(count)
+        visit.open()
+        choose(visit, picture)
+        for scale, size in (("2", "192 × 128"), ("3", "288 × 192"), ("4", "384 × 256")):
+            visit.page.select_option("#scale", scale)
+            expect(visit.figure("Size")).to_have_text(size)
+        (large := picture.with_name("large.png")).write_bytes(encoded(ramp(400, 400), "PNG"))
+        visit.page.set_input_files("#file", large)
+        expect(visit.page.get_by_role("alert").first).to_contain_text("This size does not work: ")
+        assert visit.page.evaluate("held") == 1  # the result that can be saved
+
+
+def test_a_picture_that_fails_leaves_the_one_before(visit: Visit, picture: Path) -> None:
+    choose(visit, picture)
+    (broken := picture.with_name("broken.png")).write_bytes(b"\x89PNG\r\n\x1a\n")
+    visit.page.set_input_files("#file", broken)
+    expect(visit.page.get_by_role("alert").first).to_contain_text("broken.png: this browser cannot show it.")
+    with visit.page.expect_download() as download:
+        visit.page.get_by_role("link", name="Save the result").click()
+    assert download.value.suggested_filename == "small-x4.png"
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
+    visit.page.select_option("#scale", "2")
+    expect(visit.page.get_by_role("status").first).to_have_text("small.png: upscaled by bicubic.")
+    expect(visit.figure("Size")).to_have_text("192 × 128")
 
 
 def test_a_picture_can_be_dropped(visit: Visit, picture: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Route, expect
@@ -20,6 +21,7 @@ class Relays:
     def __init__(self) -> None:
         self.relays: list[dict[str, Any]] = []
         self.asked = 0
+        self.page = 1000  # relays in one answer
 
     def answer(self, route: Route) -> None:
         request = route.request
@@ -32,17 +34,24 @@ class Relays:
             self.asked += 1
             for relay in self.relays:
                 relay["fps_out"] = 50 + self.asked % 10
-            route.fulfill(json={"relays": self.relays})
+            [first] = map(int, parse_qs(urlsplit(request.url).query).get("cursor", ["0"]))
+            following = first + self.page if first + self.page < len(self.relays) else None
+            page = self.relays[first : first + self.page]
+            route.fulfill(json={"relays": page, "next": following and str(following)})
 
     def _start(self, route: Route, wanted: dict[str, Any]) -> None:
         if wanted["target"].startswith("rtmp://127"):
             error = {"code": "target_denied", "message": "127.0.0.1 is not allowed", "request_id": "1"}
             route.fulfill(status=422, json={"error": error})
             return
-        figures: dict[str, Any] = {"fps_in": 60.0, "fps_out": 0.0, "latency_ms": {"p50": 41.5, "p95": 72.25, "p99": 90.0}}
-        about = {"id": f"r{self.asked}", "state": "running", "drops": {"late": 3, "burst": 1, "stale": 0}, "reconnects": 2}
-        self.relays.append(wanted | about | figures)
+        self.add(**wanted)
         route.fulfill(status=201, json=self.relays[-1])
+
+    def add(self, **values: Any) -> None:
+        figures: dict[str, Any] = {"fps_in": 60.0, "fps_out": 0.0, "latency_ms": {"p50": 41.5, "p95": 72.25, "p99": 90.0}}
+        about = {"id": f"r{len(self.relays)}", "state": "running", "reason": None, "error": None, "reconnects": 2}
+        drops = {"drops": {"late": 3, "burst": 1, "stale": 0}}
+        self.relays.append({"source": SOURCE, "model": "xlsr"} | about | drops | figures | values)
 
 
 @pytest.fixture
@@ -89,6 +98,35 @@ def test_why_a_relay_is_refused_is_said(visit: Visit) -> None:
     start(visit, "rtmp://127.0.0.1/live/x")
     expect(visit.page.locator("#relay-form-error")).to_have_text("The service refuses: 127.0.0.1 is not allowed")
     expect(visit.page.locator("#relay-form").get_by_label("Source")).to_have_value(SOURCE)
+
+
+def test_why_a_relay_is_over_is_said_and_it_can_be_removed(visit: Visit, relays: Relays) -> None:
+    relays.add(target=TARGET, state="failed", error={"code": "unreachable", "message": "rtmp://edge does not answer"})
+    relays.add(target=TARGET + "2", state="ended", reason="the source has ended")
+    over = ((TARGET, "failed", "rtmp://edge does not answer"), (TARGET + "2", "ended", "the source has ended"))
+    for target, state, why in over:
+        card = visit.page.get_by_role("listitem").filter(has=visit.page.get_by_text(target, exact=True))
+        expect(card).to_contain_text(state)
+        expect(card).to_contain_text(why)
+        expect(card.get_by_role("button")).to_have_text(["Remove"])  # nothing is played any more
+        card.get_by_role("button", name=f"Remove {target}", exact=True).click()  # asks nothing: nobody watches
+        expect(card).to_have_count(0)
+    assert relays.relays == []
+
+
+def test_all_relays_are_listed_however_many_an_answer_holds(visit: Visit, relays: Relays) -> None:
+    relays.page = 2
+    for number in range(5):
+        relays.add(target=f"{TARGET}{number}")
+    expect(visit.page.get_by_role("listitem")).to_have_count(5)
+
+
+def test_after_a_start_model_and_scale_are_those_of_a_new_form(visit: Visit) -> None:
+    start(visit)
+    form = visit.page.locator("#relay-form")
+    expect(form.get_by_label("Source")).to_have_value("")
+    expect(form.get_by_label("Model")).to_have_value("auto")
+    expect(form.locator("[name=scale] option:disabled")).to_have_count(0)
 
 
 def test_where_a_relay_is_played_is_shown(visit: Visit) -> None:

@@ -57,6 +57,17 @@ def test_the_rate_is_constant_for_hard_pictures_and_for_easy_ones() -> None:
         assert 8 * sum(sizes[FPS:]) / 4 == pytest.approx(800_000, rel=0.15)
 
 
+def test_no_picture_needs_parameter_sets_before_its_slices() -> None:
+    """Who cuts the stream into files puts them there; SEI of a buffering period (0) or of timing (1) would be too early."""
+    encoder = LiveEncoder(video())
+    for number in range(3):
+        data = encoder.encode(slope(number), 33 * number, False).data
+        while data:
+            size = int.from_bytes(data[:4], "big")
+            assert data[4] & 0x1F != 6 or data[5] not in (0, 1)
+            data = data[4 + size :]
+
+
 def test_a_keyframe_comes_when_it_is_time_or_asked_for() -> None:
     encoder = LiveEncoder(video())
     keys = [number for number in range(70) if encoder.encode(slope(number), 33 * number, number == 40).keyframe]
