@@ -100,6 +100,7 @@ class Relay:
                 self._count(message)
             case "model":
                 self._meter.switch(_known(message["model"], MODEL_NAMES), _known(message["reason"], (*STEPS_DOWN, *STEPS_UP)))
+                self._made |= {name: message[name] for name in ("engine", "precision")}
             case "reconnect":
                 self.reconnect(_known(message["reason"], get_args(SourceReason)))
                 self.has_source = self.has_source and message["side"] != "source"

@@ -17,7 +17,7 @@ from server.streams._ladder import ENGINE_GONE
 from server.streams._live_frames import Broken, Dropped, End, Failed, Outbox, Planned, Retired, Sound, Upscaling
 from server.streams._live_upscaled import Upscaled, stages_of
 from server.streams._relay_ledger import Ledger
-from server.streams._rungs import Rung
+from server.streams._rungs import SWSCALE, Rung
 from server.streams._strain import Strain
 from server.streams.relay_protocol import RelayOptions, RelayState, message
 
@@ -137,7 +137,7 @@ class RelayDelivery:
         """Sends a frame, or says what became of it."""
         try:
             picture, model, seconds = self._upscaled.wait_for(item)
-            self._tell_model(model, item.rung.reason if model == item.rung.model else ENGINE_GONE)
+            self._tell_model(model, item.rung)
             if time.monotonic() > item.deadline and self._outbox.has_picture():
                 self._ledger.dropped("late")
             else:
@@ -189,10 +189,14 @@ class RelayDelivery:
         after = 0 if self._shown is None else self._shown.pts_ms + 1
         return max(pts_ms, after) if self._state == "holding" or pts_ms > after - NUDGE_MS else None
 
-    def _tell_model(self, model: str, reason: str) -> None:
+    def _tell_model(self, model: str, rung: Rung) -> None:
+        """Args: model: that made a picture: the rung's, or interpolation in its place."""
         if model != self._model:
             self._model = model
-            self._tell(message("model", model=model, reason=reason))
+            reason, engine, precision = ENGINE_GONE, *SWSCALE
+            if model == rung.model:
+                reason, engine, precision = rung.reason, rung.engine, rung.precision
+            self._tell(message("model", model=model, reason=reason, engine=engine, precision=precision))
 
     def _enter(self, state: RelayState, reason: str | None) -> None:
         if state != self._state:

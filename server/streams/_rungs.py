@@ -18,6 +18,9 @@ SLOTS = 4
 FALLBACK = "bicubic"
 """The model that needs no engine."""
 
+SWSCALE = ("swscale", "int16")
+"""What computes it, and in which precision."""
+
 
 class LiveEngine(Protocol):
     """What is needed of `engines.client.RemoteEngine`."""
@@ -89,7 +92,8 @@ class BicubicRung:
     """swscale in this process."""
 
     def __init__(self, frames: FrameFormat, reason: str) -> None:
-        self.model, self.reason, self.engine, self.precision = FALLBACK, reason, "swscale", "int16"
+        self.model, self.reason = FALLBACK, reason
+        self.engine, self.precision = SWSCALE
         self.pool, self.since, self.dead = SlotPool(frames, SLOTS), time.monotonic(), False
         self._bicubic = Bicubic(frames.form, frames.scale)
 

@@ -10,7 +10,7 @@ From the worker, JSON messages:
     {"type": "frames", "delivered": [[latency, decode, queue, infer, encode, send], …], "held": n, "in": n,
                        "dropped": {REASON: n}, "failed": n, "under_way": n}
                                                                    several times a second, of the time since the last
-    {"type": "model", "model", "reason"}                           frames are upscaled by another model from now on
+    {"type": "model", "model", "reason", "engine", "precision"}    frames are upscaled by another model from now on
     {"type": "reconnect", "side": "source" or "target", "reason"}  a connection ended and is tried again
     {"type": "ended", "reason"}                                    the source is over; the last message
     {"type": "error", "code", "message"}                           it cannot go on; the last message

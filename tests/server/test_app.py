@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 import socket
 import ssl
@@ -22,6 +21,7 @@ from websockets.typing import Origin
 from server.keyfile import Limits, add_key
 from server.listener import _with_what
 from tests.support.bystander import unharmed
+from tests.support.network import certificate
 from tests.support.pictures import encoded, ramp
 from tests.support.service import RunningService, running_service
 
@@ -95,12 +95,8 @@ def test_the_document_says_what_there_is(service: RunningService) -> None:
                 assert schema == {"$ref": "#/components/schemas/ErrorBody"}, f"{where} {status}"
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="makes the certificate with openssl")
 def test_tls(tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
-    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*make, *name, "-keyout", str(key), "-out", str(cert)], capture_output=True, check=True)
+    cert, key = certificate(tmp_path, "IP:127.0.0.1")
     no_key = running_service(tmp_path, tls_cert=cert, tls_key=cert)
     with pytest.raises(AssertionError, match="FOURFOLD_TLS_CERT and FOURFOLD_TLS_KEY name no PEM certificate"), no_key:
         pass

@@ -9,7 +9,7 @@ import httpx
 
 from tests.support.bystander import watched
 from tests.support.live import plain
-from tests.support.service import RunningService, running_service
+from tests.support.service import engine_pid, running_service
 from tests.support.stream import Client, client
 
 DEATHS = 7  # the first five restarts are free, the sixth waits a second
@@ -40,17 +40,6 @@ def test_the_service_outlives_an_engine_that_does_not_live(tmp_path: Path) -> No
         assert stream.answered == list(range(number))  # each once, in order
         assert unready and service.metrics()["fourfold_engine_restarts_total"] >= DEATHS
         assert service.process.poll() is None
-
-
-def engine_pid(service: RunningService) -> int | None:
-    """The engine's process, while there is one."""
-    for pid in service.descendants():
-        try:
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
-        except OSError:  # it ended meanwhile
-            continue
-    return None
 
 
 def models(stream: Client) -> list[str]:

@@ -1,8 +1,11 @@
 """Live relays with real RTMP servers: what viewers get, and what the service says of it."""
 
+import os
 import signal
+import ssl
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,10 @@ import av
 import httpx
 import pytest
 
+from tests.support.network import Proxy, certificate
 from tests.support.rig import PATIENT, SILENCE, Rig, running_rig, sees, small_clip, tapped
-from tests.support.rtmp import audio_hashes, node_media_server, player, probe, publisher, until
-from tests.support.service import running_service
+from tests.support.rtmp import audio_hashes, hook_server, nginx_rtmp, node_media_server, player, probe, publisher, until
+from tests.support.service import engine_pid, running_service
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -62,15 +66,84 @@ def test_under_overload_streams_step_down_and_each_drop_is_counted(tmp_path: Pat
     clip = small_clip(tmp_path, width=160, height=90, rate=30, frames=150)
     names = ["heavy-1", "heavy-2", "heavy-3"]
     with running_rig(tmp_path, hold_seconds=2, model="swift-srgan", live_budget_ms=250, frame_queue=8) as rig:
-        relays = watched_to_the_end(rig, names, clip, 150, lambda: steps_down(rig) >= len(names))
+        relays = watched_to_the_end(rig, names, clip, 150, lambda: switches(rig, "overload") >= len(names))
         assert sum("overload" in line and " is upscaled by " in line for line in rig.service.log) >= len(names)
     assert all({"late", "queue_full"} & set(relay["drops"]) for relay in relays)
 
 
-def steps_down(rig: Rig) -> float:
-    """How often streams went to a lighter model because the engine was too slow, as the metrics say it."""
-    found = (value for name, value in rig.service.metrics().items() if "model_switches_total{" in name and '"overload"' in name)
-    return sum(found)
+def test_a_stream_comes_up_again_once_the_engine_has_room(tmp_path: Path) -> None:
+    """Its engine runs for a tenth of the time only, and then freely again; the ladder goes down and up, the viewer stays."""
+    clip = small_clip(tmp_path, width=64, height=48)
+    settings = {"model": "swift-srgan", "precision": "fp32", "live_budget_ms": 250, "frame_queue": 8}
+    with running_rig(tmp_path, **settings) as rig, rig.publishes("steps", clip):
+        rig.shows("steps", lambda relay: relay["engine"] != "swscale" and relay["fps_out"] > 12, "all its pictures")
+        with rig.plays("steps") as playing:
+            with throttled(engine_pid(rig.service)):
+                rig.shows("steps", lambda relay: relay["model"] != "swift-srgan" and relay["fps_out"] > 10, "a lighter model")
+            relay = rig.has("steps", model="swift-srgan")
+            assert switches(rig, "overload") == switches(rig, "recovered") >= 1
+            assert relay["frames"]["under_way"] <= UNDER_WAY
+            sees(playing, len(playing.pictures) + 20)
+            stamps = [picture[0] for picture in list(playing.pictures)]
+        assert stamps == sorted(set(stamps))
+
+
+def switches(rig: Rig, reason: str) -> float:
+    """How often streams went to another model for a reason, as the metrics say it."""
+    metrics = rig.service.metrics().items()
+    return sum(value for name, value in metrics if "model_switches_total{" in name and f'reason="{reason}"' in name)
+
+
+@contextmanager
+def throttled(pid: int | None) -> Iterator[None]:
+    """A process gets a tenth of the time."""
+    assert pid is not None
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            os.kill(pid, signal.SIGSTOP)
+            over.wait(0.27)
+            os.kill(pid, signal.SIGCONT)
+            over.wait(0.03)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_an_interlaced_stream_is_deinterlaced_and_said_to_be(rig: Rig) -> None:
+    options = {"preset": "ultrafast", "tune": "zerolatency", "g": "15"}
+    with rig.publishes("fields", small_clip(rig.folder, "fields", interlaced=True, options=options)), rig.plays("fields", 20):
+        assert rig.relay("fields")["input"]["deinterlaced"] is True
+
+
+def test_an_encrypted_target_has_to_prove_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trusted").mkdir()
+    (tmp_path / "stranger").mkdir()
+    cert, key = certificate(tmp_path / "trusted", "DNS:localhost")
+    contexts = [ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) for _ in range(2)]
+    contexts[0].load_cert_chain(cert, key)
+    contexts[1].load_cert_chain(*certificate(tmp_path / "stranger", "DNS:localhost"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    with ExitStack() as stack:
+        hooks = stack.enter_context(hook_server("open"))
+        target = stack.enter_context(nginx_rtmp(tmp_path / "target", hooks.url, "open"))
+        trusted, stranger = (stack.enter_context(Proxy(target.rtmp_port, context=context)) for context in contexts)
+        urls = [f"rtmps://localhost:{proxy.port}" for proxy in (trusted, stranger)]
+        rig = stack.enter_context(running_rig(tmp_path / "rig", relay_targets=urls))
+        stack.enter_context(rig.publishes("cam", small_clip(tmp_path)))
+        rig.has("cam", state="running")
+        right, wrong = (rig.create(rig.publish_url("cam"), f"{url}/live/{number}") for number, url in enumerate(urls))
+        rig.shows(right, lambda relay: relay["frames"]["delivered"] > 20, "20 pictures delivered")
+        refused = rig.shows(wrong, lambda relay: relay["reconnects"] >= 2, "two reconnections")
+        assert refused["frames"]["delivered"] == 0
+        with player(f"{target.rtmp_url}/live/0", SILENCE) as playing:
+            sees(playing, 10)
 
 
 def watched_to_the_end(

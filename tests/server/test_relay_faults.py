@@ -276,6 +276,11 @@ def test_a_slow_network_before_the_source_leaves_the_relay_at_the_present(rig: R
         before = rig.relay(relay)["frames"]["delivered"]
         after = rig.shows(relay, lambda relay: relay["frames"]["delivered"] > before + 20, "pictures delivered")
         assert after["frames"]["under_way"] <= 64
+        proxy.delay_seconds, proxy.bytes_per_second = 0.0, 2000
+        rig.shows(relay, lambda relay: relay["fps_in"] < 8, "few pictures")
+        proxy.bytes_per_second = None
+        after = rig.shows(relay, lambda relay: relay["fps_in"] > 12 and relay["fps_out"] > 12, "all pictures again")
+        assert after["frames"]["under_way"] <= 64
 
 
 def test_a_worker_that_is_killed_is_replaced(rig: Rig) -> None:

@@ -51,12 +51,13 @@ async def test_what_a_worker_says_is_shown_and_counted(tmp_path: Path, caplog: p
         assert relay["output"] == {"width": 128, "height": 96}
         assert (relay["encoder"], relay["engine"], relay["precision"]) == ("libx264", "openvino", "fp32")
         await worker.frames(100, 0.3, **{"in": 110}, dropped={"late": 5, "target": 2}, failed=1, under_way=2, held=7)
-        await worker.say("model", model="bicubic", reason="overload")
+        await worker.say("model", model="bicubic", reason="overload", engine="swscale", precision="int16")
         await worker.say("reconnect", side="target", reason="target_down")
         await worker.say("state", state="holding", reason="timeout")
         relay = await b.relay(relay["id"], lambda relay: relay["state"] == "holding" and relay["latency_ms"]["p50"])
         assert relay["frames"] == {"in": 111, "delivered": 101, "dropped": 7, "failed": 1, "held": 7, "under_way": 2}
         assert (relay["drops"], relay["reconnects"], relay["model"]) == ({"late": 5, "target": 2}, 1, "bicubic")
+        assert (relay["engine"], relay["precision"]) == ("swscale", "int16")
         relay = await b.relay(relay["id"], lambda relay: relay["latency_ms"]["p99"] == 300)
         assert relay["latency_ms"]["p50"] == 300
         assert b.metric("frames_total", kind="relay", outcome="delivered") == 101
@@ -114,7 +115,7 @@ async def test_a_crashed_worker_is_started_again_and_its_neighbour_does_not_noti
         other = await b.create(target="rtmp://127.0.0.1/upscaled/other")
         bystander = await b.worker(2)
         await bystander.run()
-        await b.workers[0].say("model", model="bicubic", reason="overload")
+        await b.workers[0].say("model", model="bicubic", reason="overload", engine="swscale", precision="int16")
         await b.workers[0].frames(3, **{"in": 5}, under_way=2)
         relay = await b.relay(relay["id"], lambda relay: relay["frames"]["in"] == 6)
         assert relay["model"] == "bicubic"

@@ -1,10 +1,16 @@
 """Networks and peers that misbehave: a TCP proxy that delays, throttles, stalls and cuts, and a server that never speaks."""
 
 import asyncio
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
+from pathlib import Path
+
+import pytest
 
 CHUNK_BYTES = 16384  # read at once; kernel and stream buffers are kept small, too, so that a stall is felt soon
 
@@ -18,7 +24,13 @@ class Proxy:
         bytes_per_second: that pass towards the server, and as many back; None: all.
     """
 
-    def __init__(self, target_port: int, port: int = 0) -> None:
+    def __init__(self, target_port: int, port: int = 0, context: ssl.SSLContext | None = None) -> None:
+        """Args:
+        target_port: of the server.
+        port: to listen at; 0: any.
+        context: for encrypted connections to the proxy; those to the server are plain.
+        """
+        self._context = context
         self.delay_seconds = 0.0
         self.bytes_per_second: float | None = None
         self._target_port, self._stalled, self._down = target_port, False, False
@@ -49,7 +61,7 @@ class Proxy:
         self._down = False
 
     async def _serve(self) -> None:
-        self._server = await asyncio.start_server(self._connected, sock=self._socket, limit=CHUNK_BYTES)
+        self._server = await asyncio.start_server(self._connected, sock=self._socket, limit=CHUNK_BYTES, ssl=self._context)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._pairs.add(writer)
@@ -151,3 +163,14 @@ class SilentServer:
         self._thread.join()
         for each in (self._listener, *self._open):
             each.close()
+
+
+def certificate(folder: Path, names: str) -> tuple[Path, Path]:
+    """A certificate that vouches for itself, and its key. Args: names: as openssl has them, such as DNS:localhost."""
+    if not shutil.which("openssl"):
+        pytest.skip("makes the certificate with openssl")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+    name = ["-subj", "/CN=localhost", "-addext", f"subjectAltName={names}"]
+    subprocess.run([*make, *name, "-keyout", str(key), "-out", str(cert)], capture_output=True, check=True)
+    return cert, key

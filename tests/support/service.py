@@ -121,6 +121,17 @@ def running_service(
         process.stderr.close()
 
 
+def engine_pid(service: RunningService) -> int | None:
+    """The engine's process, while there is one."""
+    for pid in service.descendants():
+        try:
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        except OSError:  # it ended meanwhile
+            continue
+    return None
+
+
 def _text(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
