@@ -23,6 +23,7 @@ SOUND_RATE, SOUND_FRAME = 48_000, 1024
 BEEP_EVERY, BEEP_SECONDS = 60, 0.1  # pictures
 LOUD = 0.1  # where a beep's loudness is 0.5
 OPEN_SECONDS, READ_SECONDS = 180.0, 15.0
+PROBE_BYTES = 1 << 20  # that a player may read until it knows the streams: sound may come some pictures later
 
 
 class Publisher:
@@ -92,7 +93,7 @@ class Player:
         self._loud_at = -1.0
 
     def run(self, url: str, going: "Going") -> None:
-        options = {"fflags": "nobuffer", "probesize": "32768", "analyzeduration": "0"}
+        options = {"fflags": "nobuffer", "probesize": str(PROBE_BYTES), "analyzeduration": "0"}
         with av.open(url, timeout=(OPEN_SECONDS, READ_SECONDS), options=options) as source:
             video = source.streams.video[0]
             video.thread_type = "NONE"

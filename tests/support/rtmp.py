@@ -230,7 +230,7 @@ class Player:
 
     def read(self, url: str, timeout: tuple[float, float]) -> None:
         try:
-            options = {"fflags": "nobuffer", "analyzeduration": "0", "probesize": "32768"}
+            options = {"fflags": "nobuffer", "analyzeduration": "0", "probesize": "1048576"}
             with av.open(url, timeout=timeout, options=options) as source:
                 self.codecs = {stream.type: stream.codec_context.name for stream in source.streams}
                 self._packets(source)
