@@ -165,7 +165,7 @@ class LiveEncoder:
         target.color_primaries, target.color_trc = tags.color_primaries, tags.color_trc
 
 
-# The rest of "superfast" buys little at these rates, and takes time from the network: measured in docs/performance.md.
+# "superfast" would take time from the network, which does more for the picture than the rest of its tools.
 _X264 = {
     "preset": "ultrafast",
     "tune": "zerolatency",
