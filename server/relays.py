@@ -27,7 +27,7 @@ from server.streams.pool import Worker
 from server.streams.relay_protocol import Endpoint, RelayOptions
 from server.streams.wire import WireError
 from server.streams.worker import WorkerJob
-from server.targets import Places, parse_place, shown
+from server.targets import Places, parse_place, same_place
 
 log = logging.getLogger(__name__)
 
@@ -177,8 +177,10 @@ class Relays:
         await self._store.remove(relay_id)
 
     def _figures(self, record: RelayRecord) -> dict[str, Any]:
-        relay = self._active.get(record.id)
-        return relay.figures() if relay else record.figures or {"state": "ended"}  # its end could not be filed
+        relay, plan = self._active.get(record.id), record.plan
+        figures = relay.figures() if relay else record.figures or {"state": "ended"}  # its end could not be filed
+        ends = {"source": self._places.shown("source", plan.source), "target": self._places.shown("target", plan.target)}
+        return figures | ends
 
     def _of_stream(self, stream: str) -> Relay | None:
         return next((relay for relay in self._active.values() if relay.record.stream == stream), None)
@@ -204,9 +206,10 @@ class Relays:
         self, record: RelayRecord, endpoints: tuple[Endpoint, Endpoint] | None, publisher: str | None
     ) -> RelayRecord:
         """Files and starts a relay. Its place is taken at once, so that nobody else gets it meanwhile."""
-        target = shown(record.plan.target)
-        if any(shown(relay.record.plan.target) == target for relay in self._active.values()):
-            raise ServiceError("stream_busy", f"a relay publishes to {target} already; remove it first")
+        target = record.plan.target
+        if any(same_place(relay.record.plan.target, target) for relay in self._active.values()):
+            place = self._places.shown("target", target)
+            raise ServiceError("stream_busy", f"a relay publishes to {place} already; remove it first")
         relay = self._register(record)
         if publisher is not None:
             relay.admit(publisher)

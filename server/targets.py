@@ -123,9 +123,9 @@ def parse_place(side: Side, url: str) -> Place:
     return Place(kind, _normal(side, found["host"].lower()), port, found["path"], url)
 
 
-def shown(url: str) -> str:
-    """A URL that was checked, without what is secret in it."""
-    return parse_place("source", url).shown
+def same_place(one: str, other: str) -> bool:
+    """Whether two URLs that were checked name one stream, whatever keys they carry."""
+    return parse_place("target", one).shown == parse_place("target", other).shown
 
 
 class Places:
@@ -146,6 +146,11 @@ class Places:
     def is_own(self, place: Place) -> bool:
         """Whether it is the service's own RTMP server."""
         return place.server == self._own
+
+    def shown(self, side: Side, url: str) -> str:
+        """A URL that was checked, without what is secret in it: other people's servers take the name of a stream as its key."""
+        place = parse_place(side, url)
+        return place.shown if side == "source" or self.is_own(place) else f"{place.shown.rpartition('/')[0]}/…"
 
     async def find(self, side: Side, url: str) -> Endpoint:
         """The URL with an address that may be connected to.

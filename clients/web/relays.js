@@ -148,7 +148,7 @@ function fill(card, relay) {
   say(state, relay.state);
   state.dataset.state = relay.state;
   say(card.querySelector(".why"), relay.error?.message ?? relay.reason ?? "");
-  play.hidden = over;
+  play.hidden = over || relay.target.endsWith("/…"); // sent to somebody else's server
   say(stop, over ? "Remove" : "Stop");
   stop.setAttribute("aria-label", `${stop.textContent} ${relay.target}`);
   const drops = Object.entries(relay.drops ?? {}).filter(([, count]) => count);

@@ -14,7 +14,6 @@ from server.errors import ServiceError
 from server.relay_store import Plan, RelayRecord
 from server.relays import HOOKS
 from server.streams.relay_protocol import RelayState
-from server.targets import shown
 
 router = APIRouter(prefix="/v1/relays", tags=["relays"])
 
@@ -93,7 +92,7 @@ class Relay(BaseModel):
     error: Failure | None = None
     stream: str | None = Field(description="Name of the stream, if it was started by its publisher.")
     source: str = Field(description="Without stream key and password.")
-    target: str = Field(description="Without stream key and password.")
+    target: str = Field(description="Likewise; on other servers without the name of the stream, which may be its key.")
     model: str
     scale: int
     encoder: str
@@ -186,7 +185,5 @@ def _described(record: RelayRecord, figures: dict[str, Any]) -> Relay:
             "created": datetime.fromtimestamp(record.created, UTC),
             **{name: getattr(plan, name) for name in ("model", "scale", "encoder", "bitrate", "keyframe_seconds")},
             **figures,
-            "source": shown(plan.source),
-            "target": shown(plan.target),
         }
     )

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from server.errors import ServiceError
-from server.targets import Places, parse_pattern, shown
+from server.targets import Places, parse_pattern
 
 pytestmark = pytest.mark.anyio
 
@@ -212,6 +212,9 @@ async def test_what_is_no_pattern_is_told(pattern: str) -> None:
         parse_pattern(pattern)
 
 
-async def test_what_is_shown_has_no_key_and_no_password() -> None:
-    assert shown("rtmp://user:word@Media.lan:1936/app/cam?key=x&token=y") == "rtmp://media.lan:1936/app/cam"
-    assert shown("rtmps://[fd00::1]:443/app/cam") == "rtmps://[fd00::1]/app/cam"
+def test_what_is_shown_has_no_key_and_no_password() -> None:
+    places = Places("rtmp://own.lan", [], [])
+    assert places.shown("source", "rtmp://user:word@Media.lan:1936/app/cam?key=x&token=y") == "rtmp://media.lan:1936/app/cam"
+    assert places.shown("source", "rtmps://[fd00::1]:443/app/cam") == "rtmps://[fd00::1]/app/cam"
+    assert places.shown("target", "rtmp://own.lan/upscaled/cam?token=y") == "rtmp://own.lan/upscaled/cam"
+    assert places.shown("target", "rtmps://live.example.com/live2/abcd-efgh?x=y") == "rtmps://live.example.com/live2/…"

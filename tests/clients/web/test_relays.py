@@ -114,6 +114,15 @@ def test_why_a_relay_is_over_is_said_and_it_can_be_removed(visit: Visit, relays:
     assert relays.relays == []
 
 
+def test_what_is_sent_to_other_servers_is_not_offered_to_be_played(visit: Visit, relays: Relays) -> None:
+    relays.add(target=TARGET, state="running")
+    relays.add(target="rtmps://live.example.com/live2/…", state="running")
+    card = visit.page.get_by_role("listitem").filter(has=visit.page.get_by_text("…"))
+    expect(card.get_by_role("button", name="Stop")).to_be_visible()
+    expect(card.get_by_role("button", name="Play")).to_be_hidden()
+    expect(visit.page.get_by_role("button", name=f"Play {TARGET}")).to_be_visible()
+
+
 def test_all_relays_are_listed_however_many_an_answer_holds(visit: Visit, relays: Relays) -> None:
     relays.page = 2
     for number in range(5):
