@@ -21,6 +21,9 @@ from tests.support.service import engine_pid, running_service
 
 pytestmark = pytest.mark.timeout(600)
 
+HEAVY = {"model": "swift-srgan", "precision": "fp32", "live_budget_ms": 250, "frame_queue": 8}
+"""A network that is soon too much, in one precision: to try several takes minutes on a busy machine."""
+
 UNDER_WAY = 64
 """Frames of one relay that may be between its two ends: in the queue, in slots, and a second of them towards the target."""
 
@@ -65,7 +68,7 @@ def test_under_overload_streams_step_down_and_each_drop_is_counted(tmp_path: Pat
     """More than the engine can do: what viewers got, what the service says and what the metrics say is the same."""
     clip = small_clip(tmp_path, width=160, height=90, rate=30, frames=150)
     names = ["heavy-1", "heavy-2", "heavy-3"]
-    with running_rig(tmp_path, hold_seconds=2, model="swift-srgan", live_budget_ms=250, frame_queue=8) as rig:
+    with running_rig(tmp_path, hold_seconds=2, **HEAVY) as rig:
         relays = watched_to_the_end(rig, names, clip, 150, lambda: switches(rig, "overload") >= len(names))
         assert sum("overload" in line and " is upscaled by " in line for line in rig.service.log) >= len(names)
     assert all({"late", "queue_full"} & set(relay["drops"]) for relay in relays)
@@ -74,8 +77,7 @@ def test_under_overload_streams_step_down_and_each_drop_is_counted(tmp_path: Pat
 def test_a_stream_comes_up_again_once_the_engine_has_room(tmp_path: Path) -> None:
     """Its engine runs for a tenth of the time only, and then freely again; the ladder goes down and up, the viewer stays."""
     clip = small_clip(tmp_path, width=64, height=48)
-    settings = {"model": "swift-srgan", "precision": "fp32", "live_budget_ms": 250, "frame_queue": 8}
-    with running_rig(tmp_path, **settings) as rig, rig.publishes("steps", clip):
+    with running_rig(tmp_path, **HEAVY) as rig, rig.publishes("steps", clip):
         rig.shows("steps", lambda relay: relay["engine"] != "swscale" and relay["fps_out"] > 12, "all its pictures")
         with rig.plays("steps") as playing:
             with throttled(engine_pid(rig.service)):
