@@ -81,6 +81,7 @@ system: .node/.installed
 	ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing="$$missing libfaketime"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	command -v docker-compose >/dev/null || missing="$$missing docker-compose"; \
+	command -v openssl >/dev/null || missing="$$missing openssl"; \
 	test -e $(RTMP_MODULE) || missing="$$missing nginx libnginx-mod-rtmp"; \
 	command -v promtool >/dev/null || missing="$$missing prometheus"; \
 	$(INSTALL)

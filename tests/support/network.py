@@ -168,7 +168,7 @@ class SilentServer:
 def certificate(folder: Path, names: str) -> tuple[Path, Path]:
     """A certificate that vouches for itself, and its key. Args: names: as openssl has them, such as DNS:localhost."""
     if not shutil.which("openssl"):
-        pytest.skip("makes the certificate with openssl")
+        pytest.skip("there is no openssl here; `make system` installs it")
     cert, key = folder / "cert.pem", folder / "key.pem"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     name = ["-subj", "/CN=localhost", "-addext", f"subjectAltName={names}"]
